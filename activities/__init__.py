@@ -1,0 +1,1 @@
+"""The steps: one module per outside system, each step a method that may run twice without harm."""

@@ -1,0 +1,315 @@
+"""Steps in SciCat: read jobs and datasets, move life cycles, register datablocks, report results.
+
+Calls about one dataset go one after another: the backend reads, modifies and writes (SciCat 4.27, observed).
+"""
+
+from enum import StrEnum
+
+from temporalio import activity
+
+from clients.lts.protocol import LongTermStore
+from clients.scicat import Catalogue, Datablock
+from clients.state import State
+from domain import names
+from domain.datablock import FORMAT
+from domain.errors import (
+    ArchivedOtherwise,
+    CatalogueUnavailable,
+    ForeignDatablocks,
+    JobRefused,
+    UnknownJob,
+    UnknownJobType,
+)
+from domain.lifecycle import (
+    ArchiveMoment,
+    FoundLifecycle,
+    JobStatus,
+    JobType,
+    RetrieveMoment,
+    archive_fields,
+    finished,
+    retrieve_fields,
+)
+from domain.message import Message
+from domain.names import stem_of
+from domain.outcome import bounded
+from domain.pid import check_pid
+from domain.planning import registration, regular_files, uncovered
+
+_JOB_APPEARS_WITHIN = 6
+"""Attempts after which an unknown job id is believed: SciCat calls us before its own answer is out."""
+
+
+class OpenJob(Message):
+    """Read a job and take it up."""
+
+    job_id: str
+    type: JobType
+
+
+class OpenedJob(Message):
+    """A job that can be worked on."""
+
+    finished: bool
+    """Already finished: leave it alone."""
+    status: str
+    datasets: int
+    owner_group: str = ""
+
+
+class JobReport(Message):
+    """Tell the job's status in SciCat."""
+
+    job_id: str
+    status: JobStatus
+    message: str
+
+
+class Look(Message):
+    """Look at a dataset before its archive."""
+
+    pid: str
+
+
+class Standing(StrEnum):
+    """What the catalogue's datablocks of a dataset are."""
+
+    NONE = "none"
+    """There are none, or only ours that were never committed."""
+    COMMITTED = "committed"
+    """Ours, committed, covering every registered file."""
+
+
+class Looked(Message):
+    """A dataset as it was found."""
+
+    owner_group: str
+    found: FoundLifecycle
+    standing: Standing
+    plan_digest: str = ""
+    """Of the committed plan; empty where its manifests are lost."""
+    generations: dict[int, int] = {}
+    unverified: tuple[int, ...] = ()
+    """Committed, but without a mark that they were read back."""
+    off_tape: tuple[int, ...] = ()
+    blocks: int = 0
+    payload_bytes: int = 0
+
+
+class MoveArchive(Message):
+    """Set the archive life cycle of a dataset."""
+
+    pid: str
+    moment: ArchiveMoment
+    found: FoundLifecycle
+    reason: str = ""
+
+
+class MoveRetrieve(Message):
+    """Set the retrieve life cycle of a dataset."""
+
+    pid: str
+    moment: RetrieveMoment
+    reason: str = ""
+
+
+class RegisterBlocks(Message):
+    """Register all datablocks of a plan; those of an earlier, uncommitted plan go first."""
+
+    pid: str
+    plan_digest: str
+    generations: dict[int, int] = {}
+
+
+class Registered(Message):
+    """What was registered."""
+
+    superseded_key: str = ""
+    """State key of the list of archiveIds that were taken out and still lie on the LTS."""
+
+
+class Commit(Message):
+    """The archive is final."""
+
+    pid: str
+    plan_digest: str
+    generations: dict[int, int] = {}
+    found: FoundLifecycle
+    reason: str = ""
+
+
+class CatalogueActivities:
+    """Holds the catalogue, the state bucket and, for looking, the LTS."""
+
+    def __init__(self, *, catalogue: Catalogue, store: LongTermStore, state: State) -> None:
+        self._catalogue, self._store, self._state = catalogue, store, state
+
+    @activity.defn
+    async def open_job(self, order: OpenJob) -> OpenedJob:
+        """Read the job, keep its dataset list in the state bucket, set it in progress; leave a finished one alone."""
+        try:
+            job = await self._catalogue.job(order.job_id)
+        except UnknownJob as error:
+            if activity.info().attempt < _JOB_APPEARS_WITHIN:
+                raise CatalogueUnavailable(f"{error}; it may have been created just now") from error
+            raise
+        if job.type != order.type:
+            raise UnknownJobType(f"job {order.job_id} is of type {job.type!r} in SciCat, not {order.type.value!r}")
+        if finished(job.status):
+            return OpenedJob(finished=True, status=job.status, datasets=len(job.datasets))
+        listed = [{"pid": dataset.pid, "files": list(dataset.files)} for dataset in job.datasets]
+        await self._state.put_json(names.job_datasets_key(order.job_id), listed)
+        await self._catalogue.patch_job(order.job_id, JobStatus.IN_PROGRESS, f"{order.type.value} in progress", None)
+        return OpenedJob(
+            finished=False, status=JobStatus.IN_PROGRESS, datasets=len(listed), owner_group=job.owner_group
+        )
+
+    @activity.defn
+    async def report_job(self, order: JobReport) -> None:
+        """Say in the job what it waits for; best effort, since the final report counts."""
+        try:
+            await self._catalogue.patch_job(order.job_id, order.status, bounded(order.message), None)
+        except JobRefused as error:
+            activity.logger.warning("job %s cannot be updated in SciCat: %s", order.job_id, error)
+
+    @activity.defn
+    async def look(self, order: Look) -> Looked:
+        """Read life cycle and datablocks, and tell what stands already.
+
+        Raises:
+            ForeignDatablocks, ArchivedOtherwise, UnknownDataset, NoAccess.
+        """
+        check_pid(order.pid)
+        dataset = await self._catalogue.dataset(order.pid)
+        life = await self._catalogue.lifecycle(order.pid)
+        found = FoundLifecycle(
+            archivable=life.archivable, retrievable=life.retrievable, archive_status=life.archive_status
+        ).without_stale_start()
+        blocks = await self._catalogue.datablocks(order.pid)
+        foreign = [b.archive_id for b in blocks if not names.is_ours(order.pid, b.archive_id)]
+        if foreign:
+            raise ForeignDatablocks(
+                f"dataset {order.pid} has {len(foreign)} datablocks that this service did not write, "
+                f"e.g. {foreign[0]}; nothing was touched"
+            )
+        index = await self._state.index(order.pid)
+        plans = {index.manifests.get(stem_of(b.archive_id), "") for b in blocks}
+        committed = life.archive_status == ArchiveMoment.COMMITTED.status or bool(plans & index.committed)
+        if not blocks or not committed:
+            return Looked(owner_group=dataset.owner_group, found=found, standing=Standing.NONE)
+        await self._check_covered(order.pid, dataset.source_folder, blocks)
+        known = plans & index.committed
+        plan_digest = known.pop() if len(known) == 1 and len(plans) == 1 else ""
+        return Looked(
+            owner_group=dataset.owner_group,
+            found=found,
+            standing=Standing.COMMITTED,
+            plan_digest=plan_digest,
+            generations=await self._generations(order.pid, plan_digest, blocks) if plan_digest else {},
+            unverified=tuple(_index(b) for b in blocks if stem_of(b.archive_id) not in index.verified),
+            off_tape=tuple(sorted(await self._off_tape(blocks))),
+            blocks=len(blocks),
+            payload_bytes=sum(b.size for b in blocks),
+        )
+
+    async def _check_covered(self, pid: str, source_folder: str, blocks: list[Datablock]) -> None:
+        registered = await self._catalogue.original_files(pid)
+        expected = regular_files(registered, source_folder).values()
+        absent = uncovered(expected, (entry for block in blocks for entry in block.files))
+        if absent:
+            raise ArchivedOtherwise(
+                f"dataset {pid} is archived, but {len(absent)} files that are registered now are not in its "
+                f"datablocks, e.g. {absent[0]!r}; the archive and the landing zone are untouched"
+            )
+
+    async def _generations(self, pid: str, plan_digest: str, blocks: list[Datablock]) -> dict[int, int]:
+        """Which generation of each planned datablock is registered, 0 left out."""
+        plan = await self._state.plan(pid, plan_digest)
+        registered = {block.archive_id for block in blocks}
+        found: dict[int, int] = {}
+        for block in plan.blocks:
+            generation = next((g for g in range(8) if block.regenerated(g).archive_id in registered), 0)
+            if generation:
+                found[block.index] = generation
+        return found
+
+    async def _off_tape(self, blocks: list[Datablock]) -> set[int]:
+        """Datablocks that the LTS does not hold on tape with the registered size."""
+        off: set[int] = set()
+        for block in blocks:
+            there = await self._store.stat(block.archive_id)
+            right = there is not None and there.size_bytes == block.packed_size
+            if not right or (there and there.locality is not None and not there.locality.on_tape):
+                off.add(_index(block))
+            activity.heartbeat()
+        return off
+
+    @activity.defn
+    async def move_archive(self, order: MoveArchive) -> None:
+        """Set the fields that the status table names for this moment."""
+        fields = archive_fields(order.moment, order.found, bounded(order.reason))
+        await self._catalogue.patch_lifecycle(order.pid, fields)
+
+    @activity.defn
+    async def move_retrieve(self, order: MoveRetrieve) -> None:
+        """Set the fields that the status table names for this moment."""
+        await self._catalogue.patch_lifecycle(order.pid, retrieve_fields(order.moment, bounded(order.reason)))
+
+    @activity.defn
+    async def register_blocks(self, order: RegisterBlocks) -> Registered:
+        """Register the plan's datablocks, one after another; what is there already counts as done."""
+        plan = await self._state.plan(order.pid, order.plan_digest)
+        blocks = [block.regenerated(order.generations.get(block.index, 0)) for block in plan.blocks]
+        superseded_key = await self._take_out(order, {block.archive_id for block in blocks})
+        for block in blocks:
+            manifest = await self._state.manifest(order.pid, order.plan_digest, block.stem)
+            if manifest is None:
+                raise CatalogueUnavailable(f"the manifest of {block.archive_id} is gone from the state bucket")
+            files = [
+                registration(member, held.digest) for member, held in zip(block.members, manifest.members, strict=True)
+            ]
+            await self._catalogue.add_datablock(
+                order.pid,
+                archive_id=block.archive_id,
+                size=block.payload_bytes,
+                packed_size=manifest.tar_bytes,
+                version=FORMAT,
+                checksum_algorithm=block.algorithm,
+                files=files,
+            )
+            activity.heartbeat()
+        return Registered(superseded_key=superseded_key)
+
+    async def _take_out(self, order: RegisterBlocks, staying: set[str]) -> str:
+        """Delete datablocks of an earlier, uncommitted plan; return the state key of their list, if any.
+
+        The list is kept before anything is deleted: their files on the LTS go only after the commit point.
+        """
+        key = names.superseded_key(order.pid, order.plan_digest)
+        earlier = {str(archive_id) for archive_id in await self._state.get_list(key)}
+        leaving = [b for b in await self._catalogue.datablocks(order.pid) if b.archive_id not in staying]
+        if leaving:
+            await self._state.put_json(key, sorted(earlier | {block.archive_id for block in leaving}))
+        for block in leaving:
+            await self._catalogue.delete_datablock(order.pid, block.id)
+            activity.heartbeat()
+        return key if earlier or leaving else ""
+
+    @activity.defn
+    async def unregister_blocks(self, order: Look) -> None:
+        """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point."""
+        for block in await self._catalogue.datablocks(order.pid):
+            if names.is_ours(order.pid, block.archive_id):
+                await self._catalogue.delete_datablock(order.pid, block.id)
+                activity.heartbeat()
+
+    @activity.defn
+    async def commit(self, order: Commit) -> None:
+        """Write the commit mark and tell the catalogue that the dataset can be retrieved."""
+        await self._state.mark_committed(order.pid, order.plan_digest, order.generations)
+        fields = archive_fields(ArchiveMoment.COMMITTED, order.found, bounded(order.reason))
+        await self._catalogue.patch_lifecycle(order.pid, fields)
+
+
+def _index(block: Datablock) -> int:
+    return int(stem_of(block.archive_id).rsplit("_", 2)[1])

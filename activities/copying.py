@@ -1,0 +1,324 @@
+"""Bulk bytes on their way, in threads: landing zone → tar → LTS, LTS → digest, LTS → parts of an object.
+
+Everything here blocks and knows neither Temporal nor asyncio. Memory is bounded by construction: a copy owns a fixed
+number of buffers of one unit (16 MiB) each, and a unit that has no buffer is not read.
+"""
+
+import hashlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from activities.progress import Bookmark
+from clients.lts.protocol import LongTermStore
+from clients.s3_bulk import BulkObjects, ObjectChanged
+from domain import names
+from domain.checksum import b64
+from domain.datablock import UNIT_BYTES
+from domain.errors import ChangedWhileArchiving
+from domain.packing import Packer, Unit, units
+
+AHEAD = 2
+"""Units that are read ahead of the one being digested and written."""
+
+RANGES = 3
+"""Ranges of one datablock that are read from the LTS at a time; more gains nothing (performance.md)."""
+
+
+class Buffers:
+    """A fixed number of unit-sized buffers."""
+
+    def __init__(self, count: int, size: int = UNIT_BYTES) -> None:
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(count):
+            self._free.put(bytearray(size))
+
+    def take(self) -> bytearray:
+        """Wait for a free buffer."""
+        return self._free.get()
+
+    def give(self, buffer: bytearray) -> None:
+        """Return a buffer."""
+        self._free.put(buffer)
+
+    @contextmanager
+    def lend(self) -> Generator[bytearray]:
+        """A buffer for the length of a block."""
+        buffer = self.take()
+        try:
+            yield buffer
+        finally:
+            self.give(buffer)
+
+
+@dataclass(slots=True)
+class _Reading:
+    unit: Unit
+    buffer: bytearray
+    reads: list[Future[None]]
+
+
+class TarWriter:
+    """Writes one datablock: reads ahead, digests in order, sends, and reports finished chunks."""
+
+    def __init__(
+        self,
+        packer: Packer,
+        *,
+        objects: BulkObjects,
+        bucket: str,
+        store: LongTermStore,
+        upload_id: str,
+        acknowledged: int,
+        readers: Executor,
+        bookmark: Bookmark,
+        checkpoint: Callable[[int], None],
+    ) -> None:
+        """Prepare to write what is not there yet.
+
+        Args:
+            packer: where the digests stand, from the journal.
+            objects: the landing zone's bulk reader.
+            bucket: the landing zone.
+            store: the LTS.
+            upload_id: the opened upload.
+            acknowledged: bytes that stand on the LTS already; read again for their digests, not sent again.
+            readers: threads that read members side by side.
+            bookmark: counts bytes and says when to stop.
+            checkpoint: called with the number of leading chunks that are digested and acknowledged.
+        """
+        self._packer, self._objects, self._bucket, self._store = packer, objects, bucket, store
+        self._upload_id, self._acknowledged, self._readers = upload_id, acknowledged, readers
+        self._bookmark, self._checkpoint = bookmark, checkpoint
+        self._buffers = Buffers(AHEAD + 1)
+        self._chunks_written = len(packer.chunks)
+
+    def run(self) -> None:
+        """Write the datablock to its end.
+
+        Raises:
+            Stopped: told so by the bookmark, after a last checkpoint.
+            ChangedWhileArchiving: a planned version is gone.
+            DigestMismatch: a member is not what its original datablock announces.
+            UploadGone, OffsetMismatch, ChunkRefused: of the store.
+        """
+        self._absorb_head()
+        layout = self._packer.layout
+        self._bookmark.moved(self._packer.resume_offset)
+        coming = units(layout.tar_bytes, layout.chunk_bytes, len(self._packer.chunks))
+        reading: deque[_Reading] = deque()
+        try:
+            while True:
+                while len(reading) <= AHEAD and (unit := next(coming, None)):
+                    reading.append(self._read(unit))
+                if not reading:
+                    return
+                current = reading.popleft()
+                try:
+                    for read in current.reads:
+                        read.result()
+                    self._send(current)
+                finally:
+                    self._release(current)
+                self._bookmark.moved(current.unit.length)
+        finally:
+            for abandoned in reading:
+                self._release(abandoned)
+            self._checkpoint(self._chunks_written)
+
+    def _release(self, reading: _Reading) -> None:
+        for read in reading.reads:
+            read.cancel()
+        wait(reading.reads)
+        self._buffers.give(reading.buffer)
+
+    def _send(self, current: _Reading) -> None:
+        unit = current.unit
+        view = memoryview(current.buffer)[: unit.length]
+        digest = self._packer.seal(unit, view)
+        known = self._acknowledged - unit.offset
+        if known < unit.length:
+            if known > 0:
+                view = view[known:]
+                digest = hashlib.sha256(view).digest()
+            self._store.write(self._upload_id, unit.offset + max(known, 0), view, digest)
+        if unit.last_of_chunk:
+            self._chunks_written = len(self._packer.chunks)
+            self._checkpoint(self._chunks_written)
+
+    def _read(self, unit: Unit) -> _Reading:
+        """Start reading every member's run of a unit into one buffer."""
+        buffer = self._buffers.take()
+        view = memoryview(buffer)
+        reads = [
+            self._readers.submit(self._fetch, piece.member, piece.start, view[begin : begin + piece.length])
+            for piece in self._packer.layout.reads(unit.offset, unit.length)
+            for begin in (piece.offset - unit.offset,)
+        ]
+        return _Reading(unit, buffer, reads)
+
+    def _fetch(self, index: int, start: int, into: memoryview) -> None:
+        plan = self._packer.layout.plan
+        member = plan.members[index]
+        key = names.raw_key(plan.pid, member.path)
+        try:
+            self._objects.read_range(
+                self._bucket, key, version_id=member.version_id, etag=member.etag, offset=start, into=into
+            )
+        except ObjectChanged:
+            raise ChangedWhileArchiving(
+                f"{member.path!r} was changed or deleted while it was archived; the planned version is gone. "
+                "Nothing was freed; submit the archive job again"
+            ) from None
+
+    def _absorb_head(self) -> None:
+        """Read again what the current member had before the journal's end, for its digest alone."""
+        index, length = self._packer.unread_head
+        with self._buffers.lend() as buffer:
+            view = memoryview(buffer)
+            for start in range(0, length, UNIT_BYTES):
+                run = view[: min(UNIT_BYTES, length - start)]
+                self._fetch(index, start, run)
+                self._packer.absorb(run)
+                self._bookmark.check()
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedChunk:
+    """A chunk whose bytes on the LTS are not those that were written."""
+
+    chunk: int
+    offset: int
+    length: int
+
+
+def verify_tar(
+    store: LongTermStore, path: str, tar_bytes: int, chunk_bytes: int, digests: Sequence[bytes], bookmark: Bookmark
+) -> list[DamagedChunk]:
+    """Read every byte back, several ranges at a time, and compare chunk by chunk; return what does not match.
+
+    Raises:
+        Nearline, FileAbsent: of the store.
+        Stopped: told so by the bookmark.
+    """
+    damaged: list[DamagedChunk] = []
+
+    def check(chunk: int, buffer: bytearray) -> None:
+        digest = hashlib.sha256()
+        for unit in _chunk_units(chunk, tar_bytes, chunk_bytes):
+            view = memoryview(buffer)[: unit.length]
+            store.read_range(path, unit.offset, view)
+            digest.update(view)
+            bookmark.moved(unit.length)
+        if digest.digest() != digests[chunk]:
+            offset = chunk * chunk_bytes
+            damaged.append(DamagedChunk(chunk, offset, min(chunk_bytes, tar_bytes - offset)))
+
+    _side_by_side(range(len(digests)), check, bookmark)
+    return sorted(damaged, key=lambda found: found.chunk)
+
+
+def digest_tar(store: LongTermStore, path: str, tar_bytes: int, chunk_bytes: int, bookmark: Bookmark) -> list[bytes]:
+    """The chunk digests of a file on the LTS that no manifest describes; it is read once.
+
+    Raises:
+        Nearline, FileAbsent: of the store.
+        Stopped: told so by the bookmark.
+    """
+    found: dict[int, bytes] = {}
+
+    def digest(chunk: int, buffer: bytearray) -> None:
+        running = hashlib.sha256()
+        for unit in _chunk_units(chunk, tar_bytes, chunk_bytes):
+            view = memoryview(buffer)[: unit.length]
+            store.read_range(path, unit.offset, view)
+            running.update(view)
+            bookmark.moved(unit.length)
+        found[chunk] = running.digest()
+
+    _side_by_side(range(-(-tar_bytes // chunk_bytes)), digest, bookmark)
+    return [found[chunk] for chunk in sorted(found)]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A delivered part."""
+
+    number: int
+    etag: str
+    sha256: bytes
+
+
+def deliver_tar(
+    store: LongTermStore,
+    path: str,
+    tar_bytes: int,
+    chunk_bytes: int,
+    digests: Sequence[bytes],
+    *,
+    missing: Sequence[int],
+    objects: BulkObjects,
+    bucket: str,
+    upload_id: str,
+    bookmark: Bookmark,
+) -> list[Part]:
+    """Copy the chunks `missing` from the LTS into parts of an open multipart upload; S3 checks each part's digest.
+
+    Raises:
+        Nearline, FileAbsent: of the store.
+        PartRefused: the bytes are not those of the digest.
+        UploadVanished: the multipart upload is gone.
+        Stopped: told so by the bookmark.
+    """
+    parts: list[Part] = []
+
+    def deliver(chunk: int, buffer: bytearray) -> None:
+        def body() -> Iterator[memoryview]:
+            for unit in _chunk_units(chunk, tar_bytes, chunk_bytes):
+                view = memoryview(buffer)[: unit.length]
+                store.read_range(path, unit.offset, view)
+                yield view
+
+        size = min(chunk_bytes, tar_bytes - chunk * chunk_bytes)
+        etag = objects.upload_part(bucket, path, upload_id, chunk + 1, size, body(), b64(digests[chunk]))
+        parts.append(Part(chunk + 1, etag, digests[chunk]))
+        bookmark.moved(size)
+
+    _side_by_side(missing, deliver, bookmark)
+    return parts
+
+
+def _chunk_units(chunk: int, tar_bytes: int, chunk_bytes: int) -> Iterator[Unit]:
+    return units(min(tar_bytes, (chunk + 1) * chunk_bytes), chunk_bytes, chunk)
+
+
+def _side_by_side(chunks: Sequence[int], work: Callable[[int, bytearray], None], bookmark: Bookmark) -> None:
+    """Do `work` on every chunk in a few threads, each with a buffer of its own; the first error ends all of them."""
+    coming = iter(chunks)
+    lock = threading.Lock()
+    failed = threading.Event()
+
+    def loop() -> None:
+        buffer = bytearray(UNIT_BYTES)
+        while not failed.is_set():
+            with lock:
+                chunk = next(coming, None)
+            if chunk is None:
+                return
+            try:
+                bookmark.check()
+                work(chunk, buffer)
+            except BaseException:
+                failed.set()
+                raise
+
+    count = min(RANGES, len(chunks))
+    if not count:
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="lts-read") as pool:
+        for done in [pool.submit(loop) for _ in range(count)]:
+            done.result()

@@ -1,0 +1,224 @@
+"""Steps on the landing zone: plan what a dataset consists of, and free what is safe."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+
+from activities.progress import not_yet
+from clients.s3 import ObjectStore, ObjectVersion
+from clients.scicat import Catalogue
+from clients.state import State
+from domain import names
+from domain.errors import Misconfigured
+from domain.files import LandedObject
+from domain.freeing import Archived, Decision, decide
+from domain.message import Message
+from domain.pid import check_pid
+from domain.planfile import DatasetPlan, Marker
+from domain.planning import NAMED, PackingRules, group, match
+
+_DELETE_BATCH = 1_000
+
+
+class PlanDataset(Message):
+    """Decide on the datablocks of a dataset."""
+
+    pid: str
+    target_bytes: int
+    target_files: int
+    smallest_chunk: int
+
+
+class PlannedDataset(Message):
+    """A plan in the state bucket, and what a workflow has to know of it."""
+
+    plan_digest: str
+    blocks: int
+    payload_bytes: int
+    unlisted: tuple[str, ...] = ()
+    differing_in_case: tuple[str, ...] = ()
+
+
+class FreeDataset(Message):
+    """Delete from the landing zone what a committed plan archived."""
+
+    pid: str
+    plan_digest: str
+    by_content: bool = False
+    """Compare size and ETag instead of version ids: for a dataset that an earlier run archived."""
+
+
+class Freed(Message):
+    """What was deleted and what stays."""
+
+    bytes: int = 0
+    leftovers: tuple[str, ...] = ()
+    leftover_count: int = 0
+
+
+class LandingZoneActivities:
+    """Holds the landing zone, the catalogue and the state bucket."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        objects: ObjectStore,
+        landing_bucket: str,
+        state: State,
+        allow_unversioned: bool = False,
+        url_lifetime: timedelta = timedelta(hours=1),
+    ) -> None:
+        self._catalogue, self._objects, self._bucket, self._state = catalogue, objects, landing_bucket, state
+        self._allow_unversioned, self._url_lifetime = allow_unversioned, url_lifetime
+
+    @activity.defn
+    async def plan_dataset(self, order: PlanDataset) -> PlannedDataset:
+        """Match the registered files with the landed ones, cut them into datablocks, and keep the plan.
+
+        Raises:
+            DatasetError: whatever `domain.planning` refuses.
+            Misconfigured: the landing zone keeps no versions and nobody allowed that.
+        """
+        check_pid(order.pid)
+        versioned = await self._versioned()
+        dataset = await self._catalogue.dataset(order.pid)
+        registered = await self._catalogue.original_files(order.pid)
+        activity.heartbeat()
+        prefix = names.raw_prefix(order.pid)
+        uploads = await self._objects.open_uploads(self._bucket, prefix)
+        landed = [
+            LandedObject(
+                path=version.key.removeprefix(prefix),
+                size=version.size,
+                etag=version.etag,
+                last_modified=version.last_modified,
+                version_id=version.version_id if versioned else None,
+            )
+            async for version in self._versions(prefix)
+            if version.is_latest and not version.delete_marker
+        ]
+        matched = match(
+            registered,
+            landed,
+            source_folder=dataset.source_folder,
+            open_uploads=[upload.key.removeprefix(prefix) for upload in uploads],
+        )
+        existing = (await self._state.index(order.pid)).plans
+        plan = None
+        for smallest_chunk in [*await self._state.chunk_settings(order.pid, existing), order.smallest_chunk]:
+            rules = PackingRules(order.target_bytes, order.target_files, smallest_chunk=smallest_chunk)
+            blocks = await asyncio.to_thread(group, order.pid, matched.members, rules)
+            plan = DatasetPlan(
+                pid=order.pid,
+                blocks=tuple(blocks),
+                smallest_chunk=smallest_chunk,
+                unlisted=matched.unlisted,
+                differing_in_case=matched.differing_in_case,
+                markers=tuple(Marker(m.path, m.etag, m.version_id) for m in matched.folders),
+            )
+            activity.heartbeat()
+            if plan.digest in existing:
+                break
+        assert plan is not None  # noqa: S101 - the loop runs at least once
+        await self._state.put_plan(plan)
+        return PlannedDataset(
+            plan_digest=plan.digest,
+            blocks=len(plan.blocks),
+            payload_bytes=sum(block.payload_bytes for block in plan.blocks),
+            unlisted=plan.unlisted[:NAMED],
+            differing_in_case=plan.differing_in_case[:NAMED],
+        )
+
+    @activity.defn
+    async def free_dataset(self, order: FreeDataset) -> Freed:
+        """Delete the archived versions, older ones of the same key first; what is newer stays and is named.
+
+        Called only after the commit point. May run any number of times: what is gone is gone.
+        """
+        plan = await self._state.plan(order.pid, order.plan_digest)
+        prefix = names.raw_prefix(order.pid)
+        archived = {
+            prefix + member.path: Archived(member.size, member.etag, member.version_id)
+            for block in plan.blocks
+            for member in block.members
+        } | {prefix + marker.path: Archived(0, marker.etag, marker.version_id) for marker in plan.markers}
+        versioned = await self._versioned()
+        freed = 0
+        leftovers: list[str] = []
+        batch: list[Decision] = []
+        async for key, versions in _by_key(self._versions(prefix)):
+            decision = decide(key, versions, archived.get(key), by_content=order.by_content)
+            if decision.leftover:
+                leftovers.append(key.removeprefix(prefix))
+            batch.append(decision)
+            if sum(len(d.older) + len(d.last) for d in batch) >= _DELETE_BATCH:
+                freed += await self._delete(batch, versioned)
+                batch = []
+        freed += await self._delete(batch, versioned)
+        return Freed(bytes=freed, leftovers=tuple(leftovers[:NAMED]), leftover_count=len(leftovers))
+
+    async def _delete(self, batch: Iterable[Decision], versioned: bool) -> int:
+        """Delete a batch: all that is older, then the archived versions and the delete markers."""
+        decided = list(batch)
+        if not versioned:
+            await self._delete_unversioned(decided)
+            return sum(decision.bytes for decision in decided)
+        for group_of in ([v for d in decided for v in d.older], [v for d in decided for v in d.last]):
+            if group_of:
+                await self._objects.delete_versions(self._bucket, group_of)
+            activity.heartbeat()
+        return sum(decision.bytes for decision in decided)
+
+    async def _delete_unversioned(self, decided: list[Decision]) -> None:
+        """Without versions a late PUT could be lost: wait until no URL can be in use, look again, one by one."""
+        for decision in decided:
+            for key, _ in decision.last:
+                head = await self._objects.head(self._bucket, key)
+                if head is None:
+                    continue
+                quiet = datetime.now(UTC) - head.last_modified
+                wanted = self._url_lifetime + timedelta(hours=1)
+                if quiet < wanted:
+                    raise not_yet(
+                        f"the landing zone keeps no versions; {key} may be freed in {wanted - quiet}",
+                        initial_s=60,
+                        longest_s=3600,
+                    )
+                if head.etag == decision.etag:
+                    await self._objects.delete_objects(self._bucket, [key])
+                activity.heartbeat()
+
+    async def _versions(self, prefix: str) -> AsyncIterator[ObjectVersion]:
+        """All versions below the prefix, beating along: a listing of 100,000 keys takes its time."""
+        count = 0
+        async for version in self._objects.list_versions(self._bucket, prefix):
+            count += 1
+            if count % 1000 == 0:
+                activity.heartbeat()
+            yield version
+
+    async def _versioned(self) -> bool:
+        versioning = await self._objects.versioning(self._bucket)
+        if versioning is None:
+            raise Misconfigured(f"the landing zone bucket {self._bucket} does not exist; run `scopemarchiver setup`")
+        if versioning != "Enabled" and not self._allow_unversioned:
+            raise Misconfigured(
+                f"the landing zone bucket {self._bucket} keeps no versions ({versioning}); enable versioning, or set "
+                "ARCHIVER_ALLOW_UNVERSIONED"
+            )
+        return versioning == "Enabled"
+
+
+async def _by_key(versions: AsyncIterator[ObjectVersion]) -> AsyncIterator[tuple[str, list[ObjectVersion]]]:
+    """Versions grouped by key; S3 lists the versions of a key one after another, the newest first."""
+    current: list[ObjectVersion] = []
+    async for version in versions:
+        if current and current[0].key != version.key:
+            yield current[0].key, current
+            current = []
+        current.append(version)
+    if current:
+        yield current[0].key, current

@@ -1,0 +1,106 @@
+"""Long steps at work: heartbeats with a typed bookmark, threads that stop at the next unit, errors with their names.
+
+A copy runs in threads and knows nothing of Temporal; it counts its bytes into a `Bookmark` and is told by it to stop.
+Beats come from the event loop (the SDK's rule), each second, whatever the threads do.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TypeVar
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from domain.errors import ArchiverError
+from domain.progress import Moved
+
+BEAT_S = 1.0
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The copy was told to stop and did, between two units."""
+
+
+class Bookmark:
+    """Shared by the threads of one copy and the heartbeat: how far it is, and whether it shall stop."""
+
+    def __init__(self, index: int, bytes_total: int) -> None:
+        self._index, self._total = index, bytes_total
+        self._lock = threading.Lock()
+        self._done = 0
+        self._stop = threading.Event()
+
+    def moved(self, count: int) -> None:
+        """Count bytes that are done for good, then stop if told so.
+
+        Raises:
+            Stopped: the copy shall end here.
+        """
+        with self._lock:
+            self._done += count
+        self.check()
+
+    def check(self) -> None:
+        """Stop if told so.
+
+        Raises:
+            Stopped: the copy shall end here.
+        """
+        if self._stop.is_set():
+            raise Stopped
+
+    def stop(self) -> None:
+        """Ask the threads to end at the next unit."""
+        self._stop.set()
+
+    @property
+    def snapshot(self) -> Moved:
+        """The heartbeat's details."""
+        return Moved(index=self._index, bytes_done=self._done, bytes_total=self._total)
+
+
+async def in_thread(work: Callable[[], T], bookmark: Bookmark) -> T:
+    """Run a blocking copy in a thread, beating; on cancel or worker shutdown it ends at the next unit.
+
+    Raises:
+        ApplicationError: of type `WorkerShutdown`, so that another worker goes on at once.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    leaving = asyncio.ensure_future(activity.wait_for_worker_shutdown())
+    try:
+        while not running.done():
+            activity.heartbeat(bookmark.snapshot)
+            if leaving.done():
+                bookmark.stop()
+            watched = {running} if leaving.done() else {running, leaving}
+            await asyncio.wait(watched, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+        return running.result()
+    except asyncio.CancelledError:
+        bookmark.stop()
+        with suppress(Stopped, ArchiverError):
+            await asyncio.shield(running)
+        raise
+    except Stopped:
+        activity.heartbeat(bookmark.snapshot)
+        raise ApplicationError(
+            "this worker is shutting down; another one goes on from here",
+            type="WorkerShutdown",
+            next_retry_delay=timedelta(milliseconds=1),
+            category=ApplicationErrorCategory.BENIGN,
+        ) from None
+    finally:
+        leaving.cancel()
+
+
+def not_yet(what: str, *, initial_s: float, longest_s: float) -> ApplicationError:
+    """The error of a poll whose time has not come: Temporal's retry is the clock, delays grow with the attempts."""
+    attempt = min(activity.info().attempt, 32)
+    delay = min(initial_s * 1.5 ** (attempt - 1), longest_s)
+    return ApplicationError(
+        what, type="NotYet", next_retry_delay=timedelta(seconds=delay), category=ApplicationErrorCategory.BENIGN
+    )

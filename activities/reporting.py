@@ -1,0 +1,146 @@
+"""Steps that tell how it ended: outcomes into the state bucket, the job's result into SciCat."""
+
+import base64
+from typing import Any
+
+from temporalio import activity
+
+from clients.s3 import ObjectStore
+from clients.scicat import Catalogue
+from clients.state import State
+from domain import names
+from domain.downloadscript import DownloadLink, download_script
+from domain.errors import JobError, UnknownDataset
+from domain.lifecycle import GOOD, JobStatus, JobType, Outcome, job_status
+from domain.message import Message
+from domain.orders import Subscriber
+from domain.outcome import DatasetOutcome, bounded
+
+
+class DeliverOutcome(Message):
+    """Keep a dataset's outcome for the jobs that wait for it."""
+
+    outcome: DatasetOutcome
+    subscribers: tuple[Subscriber, ...]
+
+
+class FinishJob(Message):
+    """Compose a job's result from the outcomes in the state bucket and send it."""
+
+    job_id: str
+    type: JobType
+    datasets: int
+    cancelled: bool = False
+    error_class: str = ""
+    error: str = ""
+    """Why the job could not be carried out as a whole."""
+
+
+class FinishedJob(Message):
+    """What was sent."""
+
+    status: JobStatus
+    message: str
+    refused: str = ""
+    """SciCat's final no, if it gave one."""
+
+
+class ReportingActivities:
+    """Holds the catalogue, the state bucket and the account that signs download links."""
+
+    def __init__(
+        self, *, catalogue: Catalogue, links: ObjectStore, retrieval_bucket: str, state: State, link_lifetime_s: int
+    ) -> None:
+        self._catalogue, self._links, self._bucket = catalogue, links, retrieval_bucket
+        self._state, self._lifetime_s = state, link_lifetime_s
+
+    @activity.defn
+    async def deliver_outcome(self, order: DeliverOutcome) -> None:
+        """Write the outcome under every waiting job."""
+        for subscriber in order.subscribers:
+            await self._state.put_outcome(subscriber.job_id, subscriber.n, order.outcome)
+
+    @activity.defn
+    async def finish_job(self, order: FinishJob) -> FinishedJob:
+        """Send status, sentence and result; SciCat's final refusal ends it too, with the outcomes kept by us.
+
+        Download links are made here, so that they stand nowhere but in SciCat.
+        """
+        outcomes = await self._state.outcomes(order.job_id, order.datasets)
+        listed = await self._state.get_list(names.job_datasets_key(order.job_id))
+        known = [outcome or _missing(str(listed[n]["pid"]), order) for n, outcome in enumerate(outcomes)]
+        status = job_status([outcome.status for outcome in known], cancelled=order.cancelled)
+        message = order.error or _sentence(known, cancelled=order.cancelled)
+        result: dict[str, Any] = {"result": [], "datasets": [_entry(outcome) for outcome in known]}
+        if order.type is JobType.RETRIEVE:
+            links = [link for outcome in known for link in await self._delivered(outcome)]
+            result["result"] = [entry for entry, _ in links]
+            if links:
+                script = download_script([link for _, link in links], title=f"SciCat job {order.job_id}")
+                result["downloadScript"] = base64.b64encode(script.encode()).decode()
+        try:
+            await self._catalogue.patch_job(order.job_id, status, bounded(message), result)
+        except (JobError, UnknownDataset) as error:
+            activity.logger.error("job %s: SciCat takes no result: %s", order.job_id, error)
+            return FinishedJob(status=status, message=message, refused=bounded(str(error)))
+        return FinishedJob(status=status, message=message)
+
+    async def _delivered(self, outcome: DatasetOutcome) -> list[tuple[dict[str, Any], DownloadLink]]:
+        """(result entry, link) of every datablock of a dataset that lies in the retrieval bucket."""
+        if not outcome.blocks_key or outcome.status not in GOOD | {Outcome.PARTIAL}:
+            return []
+        delivered: list[tuple[dict[str, Any], DownloadLink]] = []
+        for position, block in enumerate(await self._state.get_list(outcome.blocks_key)):
+            if position in outcome.undelivered:
+                continue
+            archive_id = str(block["archive_id"])
+            record: Any = await self._state.get_json(names.retrieved_key(archive_id))
+            url = await self._links.presign_get(self._bucket, archive_id, self._lifetime_s)
+            entry = {
+                "datasetId": outcome.pid,
+                "name": archive_id.rsplit("/", 1)[-1],
+                "size": record["size"],
+                "archiveId": archive_id,
+                "url": url,
+            }
+            link = DownloadLink(
+                url=url,
+                name=entry["name"],
+                size_bytes=record["size"],
+                chunk_bytes=record["chunk_bytes"],
+                digest=record["digest"],
+                bagged=bool(record["bagged"]),
+            )
+            delivered.append((entry, link))
+            activity.heartbeat()
+        return delivered
+
+
+def _missing(pid: str, order: FinishJob) -> DatasetOutcome:
+    """The outcome of a dataset that never got one: the job was cancelled or could not be carried out."""
+    if order.cancelled:
+        return DatasetOutcome(pid=pid, status=Outcome.CANCELLED, message="the job was cancelled")
+    return DatasetOutcome(pid=pid, status=Outcome.FAILED, error_class=order.error_class, message=order.error)
+
+
+def _entry(outcome: DatasetOutcome) -> dict[str, Any]:
+    entry: dict[str, Any] = {"pid": outcome.pid, "status": outcome.status.value, "bytes": outcome.bytes}
+    if outcome.error_class:
+        entry |= {"class": outcome.error_class}
+    if outcome.message:
+        entry |= {"message": outcome.message}
+    if outcome.leftover_count:
+        entry |= {"leftovers": list(outcome.leftovers), "leftoverCount": outcome.leftover_count}
+    if outcome.unlisted:
+        entry |= {"unlisted": list(outcome.unlisted)}
+    return entry
+
+
+def _sentence(outcomes: list[DatasetOutcome], *, cancelled: bool) -> str:
+    """One sentence for the job: counts by outcome, and the first reason."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        counts[outcome.status.value] = counts.get(outcome.status.value, 0) + 1
+    text = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no dataset"
+    reason = next((f"; {o.pid}: {o.error_class}: {o.message}" for o in outcomes if o.error_class), "")
+    return f"{'cancelled: ' if cancelled else ''}{text}{reason}"

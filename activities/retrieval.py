@@ -1,0 +1,342 @@
+"""Steps of a retrieval: what is missing, recall it, copy it into the retrieval bucket, give the pins back."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+from activities.copying import Part, deliver_tar, digest_tar
+from activities.progress import Bookmark, in_thread, not_yet
+from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
+from clients.s3 import ObjectStore
+from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
+from clients.scicat import Catalogue, Datablock
+from clients.state import State, StateIndex
+from domain import names
+from domain.checksum import b64, composite, s3_composite
+from domain.datablock import FORMAT, chunk_bytes_for
+from domain.errors import BeingArchived, Damaged, Incomplete, NotArchived, ObjectStoreUnavailable
+from domain.message import Message
+from domain.names import stem_of
+from domain.pid import check_pid
+from domain.planning import regular_files, uncovered
+
+RECALL_BATCH = 200
+"""Paths of one recall request, as FTS does it; dCache refuses more than 500."""
+
+
+class LookRetrieval(Message):
+    """Look at a dataset before its retrieval."""
+
+    pid: str
+
+
+class LookedRetrieval(Message):
+    """The datablocks to deliver."""
+
+    owner_group: str
+    blocks_key: str
+    """State key of the list of datablocks."""
+    blocks: int
+    total_bytes: int
+    missing: tuple[int, ...]
+    """Positions in that list that are not in the retrieval bucket intact."""
+
+
+class RequestRecall(Message):
+    """Ask the LTS for datablocks."""
+
+    blocks_key: str
+    positions: tuple[int, ...]
+    pin_lifetime_s: float
+
+
+class RequestedRecall(Message):
+    """Recall ids, each with the positions that it stands for; empty where the store has no tape."""
+
+    recalls: dict[str, tuple[int, ...]] = {}
+
+
+class AwaitRecall(Message):
+    """Wait until at least one of the datablocks can be read, or will not come."""
+
+    blocks_key: str
+    recalls: dict[str, tuple[int, ...]]
+    """Recall id → positions still waited for."""
+    poll_initial_s: float
+    poll_longest_s: float
+
+
+class Arrived(Message):
+    """News of a recall."""
+
+    online: tuple[int, ...] = ()
+    failed: dict[int, str] = {}
+    """Position → what the LTS says."""
+    forgotten: tuple[str, ...] = ()
+    """Recall ids that the LTS does not know any more."""
+
+
+class CopyBlock(Message):
+    """Copy one datablock into the retrieval bucket."""
+
+    blocks_key: str
+    position: int
+
+
+class CopiedBlock(Message):
+    """How a copy ended."""
+
+    nearline: bool = False
+    """Its pin ran out before it was read: recall it again."""
+    bytes: int = 0
+
+
+class ReleaseRecall(Message):
+    """Give pins back."""
+
+    blocks_key: str
+    recall_id: str
+    positions: tuple[int, ...] = ()
+    """Empty: all of them, and what has not come yet is cancelled."""
+
+
+class RetrievalActivities:
+    """Holds catalogue, LTS, retrieval bucket and the Temporal client."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        store: LongTermStore,
+        objects: ObjectStore,
+        bulk: BulkObjects,
+        retrieval_bucket: str,
+        retention: timedelta,
+        state: State,
+        client: Client,
+    ) -> None:
+        self._catalogue, self._store, self._objects, self._bulk = catalogue, store, objects, bulk
+        self._bucket, self._retention, self._state, self._client = retrieval_bucket, retention, state, client
+
+    @activity.defn
+    async def look_retrieval(self, order: LookRetrieval) -> LookedRetrieval:
+        """Tell which datablocks have to be fetched; intact ones in the retrieval bucket are kept for longer.
+
+        Raises:
+            BeingArchived, NotArchived, Incomplete, UnknownDataset, NoAccess.
+        """
+        check_pid(order.pid)
+        dataset = await self._catalogue.dataset(order.pid)
+        life = await self._catalogue.lifecycle(order.pid)
+        blocks = await self._catalogue.datablocks(order.pid)
+        index = await self._state.index(order.pid)
+        plans = {index.manifests.get(stem_of(block.archive_id), "") for block in blocks}
+        if not plans & index.committed and await self._archive_runs(order.pid):
+            raise BeingArchived(f"dataset {order.pid} is being archived; retrieve it when that has finished")
+        if not life.retrievable or not blocks:
+            raise NotArchived(f"dataset {order.pid} is not marked retrievable or has no datablocks")
+        registered = await self._catalogue.original_files(order.pid)
+        expected = regular_files(registered, dataset.source_folder).values()
+        absent = uncovered(expected, (entry for block in blocks for entry in block.files))
+        if absent:
+            raise Incomplete(
+                f"{len(absent)} registered files of dataset {order.pid} are in no datablock, e.g. {absent[0]!r}; "
+                "nothing was recalled"
+            )
+        blocks.sort(key=lambda block: block.archive_id)
+        listed = [self._entry(order.pid, block, index) for block in blocks]
+        key = names.datablocks_key(order.pid)
+        await self._state.put_json(key, listed)
+        intact = await asyncio.gather(*(self._intact(entry) for entry in listed))
+        return LookedRetrieval(
+            owner_group=dataset.owner_group,
+            blocks_key=key,
+            blocks=len(blocks),
+            total_bytes=sum(block.packed_size for block in blocks),
+            missing=tuple(position for position, there in enumerate(intact) if not there),
+        )
+
+    async def _archive_runs(self, pid: str) -> bool:
+        try:
+            description = await self._client.get_workflow_handle(names.archive_workflow(pid)).describe()
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return description.status is WorkflowExecutionStatus.RUNNING
+
+    @staticmethod
+    def _entry(pid: str, block: Datablock, index: StateIndex) -> dict[str, Any]:
+        return {
+            "pid": pid,
+            "archive_id": block.archive_id,
+            "packed_size": block.packed_size,
+            "plan_digest": index.manifests.get(stem_of(block.archive_id), ""),
+            "bagged": block.version == FORMAT,
+        }
+
+    async def _intact(self, entry: dict[str, Any]) -> bool:
+        """Whether the datablock lies in the retrieval bucket with the digest that is on record for it."""
+        record: Any = await self._state.get_json(names.retrieved_key(entry["archive_id"]))
+        if record is None:
+            return False
+        # The retention is renewed before the look: the sweep reads the record again just before it deletes.
+        await self._keep(entry, record["size"], record["chunk_bytes"], bytes.fromhex(record["digest"]))
+        head = await self._objects.head(self._bucket, entry["archive_id"])
+        chunks = -(-record["size"] // record["chunk_bytes"])
+        wanted = s3_composite(bytes.fromhex(record["digest"]), chunks)
+        return head is not None and head.size == record["size"] and head.composite_sha256 == wanted
+
+    async def _keep(self, entry: dict[str, Any], size: int, chunk_bytes: int, digest: bytes) -> None:
+        record = {
+            "pid": entry["pid"],
+            "archive_id": entry["archive_id"],
+            "size": size,
+            "chunk_bytes": chunk_bytes,
+            "digest": digest.hex(),
+            "bagged": entry["bagged"],
+            "keep_until": (datetime.now(UTC) + self._retention).isoformat(),
+        }
+        await self._state.put_json(names.retrieved_key(entry["archive_id"]), record)
+
+    @activity.defn
+    async def request_recall(self, order: RequestRecall) -> RequestedRecall:
+        """Ask for everything at once, so that the library can fetch it in tape order.
+
+        Running twice leaves a request that nobody polls; its pins end with their lifetime.
+        """
+        if not isinstance(self._store, NearlineStore):
+            return RequestedRecall()
+        listed = await self._state.get_list(order.blocks_key)
+        recalls: dict[str, tuple[int, ...]] = {}
+        for first in range(0, len(order.positions), RECALL_BATCH):
+            positions = order.positions[first : first + RECALL_BATCH]
+            paths = [str(listed[position]["archive_id"]) for position in positions]
+            recall_id = await self._store.request_recall(paths, timedelta(seconds=order.pin_lifetime_s))
+            recalls[recall_id] = positions
+        return RequestedRecall(recalls=recalls)
+
+    @activity.defn
+    async def await_recall(self, order: AwaitRecall) -> Arrived:
+        """Return the next datablocks that came or failed; while there are none, `NotYet`."""
+        assert isinstance(self._store, NearlineStore)  # noqa: S101 - only such a store has recalls
+        listed = await self._state.get_list(order.blocks_key)
+        online: list[int] = []
+        failed: dict[int, str] = {}
+        forgotten: list[str] = []
+        for recall_id, positions in order.recalls.items():
+            paths = [str(listed[position]["archive_id"]) for position in positions]
+            try:
+                states = {found.path: found for found in await self._store.recall_state(recall_id, paths)}
+            except RecallGone:
+                forgotten.append(recall_id)
+                continue
+            for position in positions:
+                found = states.get(str(listed[position]["archive_id"]))
+                if found is None or found.state is RecallState.WAITING:
+                    continue
+                if found.state is RecallState.ONLINE:
+                    online.append(position)
+                else:
+                    failed[position] = found.error or f"the LTS says {found.state.value}"
+        if not online and not failed and not forgotten:
+            raise not_yet(
+                f"{sum(map(len, order.recalls.values()))} datablocks are still on tape",
+                initial_s=order.poll_initial_s,
+                longest_s=order.poll_longest_s,
+            )
+        return Arrived(online=tuple(online), failed=failed, forgotten=tuple(forgotten))
+
+    @activity.defn
+    async def copy_block(self, order: CopyBlock) -> CopiedBlock:
+        """Copy a datablock part by part; what an earlier attempt delivered stays, and S3 checks every digest."""
+        entry: dict[str, Any] = (await self._state.get_list(order.blocks_key))[order.position]
+        archive_id = str(entry["archive_id"])
+        try:
+            size, chunk_bytes, digests = await self._digests(entry, order.position)
+            await self._keep(entry, size, chunk_bytes, composite(digests))
+            if not await self._intact(entry):
+                await self._deliver(archive_id, order.position, size, chunk_bytes, digests)
+        except Nearline:
+            return CopiedBlock(nearline=True)
+        except FileAbsent:
+            raise Damaged(f"{archive_id} is not on the LTS") from None
+        except PartRefused as error:
+            raise Damaged(f"{archive_id}: what came from the LTS is not what was archived ({error})") from error
+        except UploadVanished as error:
+            raise ObjectStoreUnavailable(f"the upload of {archive_id} vanished and is begun again ({error})") from error
+        if not await self._intact(entry):
+            raise Damaged(f"{archive_id} lies in the retrieval bucket with another digest than it was archived with")
+        return CopiedBlock(bytes=size)
+
+    async def _digests(self, entry: dict[str, Any], position: int) -> tuple[int, int, list[bytes]]:
+        """(tar bytes, chunk bytes, chunk digests): from the manifest, else by reading the file once for them."""
+        archive_id = str(entry["archive_id"])
+        if entry["plan_digest"]:
+            manifest = await self._state.manifest(entry["pid"], entry["plan_digest"], stem_of(archive_id))
+            if manifest:
+                return manifest.tar_bytes, manifest.chunk_bytes, list(manifest.chunks)
+        there = await self._store.stat(archive_id)
+        if there is None:
+            raise FileAbsent(archive_id)
+        size = there.size_bytes
+        chunk_bytes = chunk_bytes_for(size)
+        bookmark = Bookmark(position + 1, size)
+        digests = await in_thread(lambda: digest_tar(self._store, archive_id, size, chunk_bytes, bookmark), bookmark)
+        return size, chunk_bytes, digests
+
+    async def _deliver(self, archive_id: str, position: int, size: int, chunk_bytes: int, digests: list[bytes]) -> None:
+        open_uploads = await self._objects.open_uploads(self._bucket, archive_id, [archive_id])
+        upload_id = open_uploads[-1].upload_id if open_uploads else None
+        there = await self._objects.list_parts(self._bucket, archive_id, upload_id) if upload_id else None
+        if there is None or upload_id is None:
+            upload_id, there = await self._objects.create_multipart(self._bucket, archive_id), {}
+        kept = [
+            Part(number, part.etag, digests[number - 1])
+            for number, part in there.items()
+            if number <= len(digests) and part.sha256_b64 == b64(digests[number - 1])
+        ]
+        held = {part.number for part in kept}
+        missing = [chunk for chunk in range(len(digests)) if chunk + 1 not in held]
+        bookmark = Bookmark(position + 1, size)
+        bookmark.moved(size - sum(min(chunk_bytes, size - chunk * chunk_bytes) for chunk in missing))
+        target = upload_id
+        sent = await in_thread(
+            lambda: deliver_tar(
+                self._store,
+                archive_id,
+                size,
+                chunk_bytes,
+                digests,
+                missing=missing,
+                objects=self._bulk,
+                bucket=self._bucket,
+                upload_id=target,
+                bookmark=bookmark,
+            ),
+            bookmark,
+        )
+        parts = sorted([*kept, *sent], key=lambda part: part.number)
+        await self._objects.complete_multipart(
+            self._bucket,
+            archive_id,
+            upload_id,
+            [(part.number, part.etag, b64(part.sha256)) for part in parts],
+            b64(composite(digests)),
+        )
+
+    @activity.defn
+    async def release_recall(self, order: ReleaseRecall) -> None:
+        """Give pins back; unknown ids and paths are fine."""
+        if not isinstance(self._store, NearlineStore):
+            return
+        if not order.positions:
+            await self._store.cancel(order.recall_id)
+            return
+        listed = await self._state.get_list(order.blocks_key)
+        paths = [str(listed[position]["archive_id"]) for position in order.positions]
+        await self._store.release(order.recall_id, paths)

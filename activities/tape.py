@@ -1,0 +1,391 @@
+"""Steps on the LTS for an archive: open, write, verify, wait until it is on tape, and undo."""
+
+import asyncio
+import time
+from concurrent.futures import Executor
+from datetime import timedelta
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from activities.copying import TarWriter, verify_tar
+from activities.progress import Bookmark, Stopped, in_thread, not_yet
+from clients.lts.protocol import (
+    ChunkRefused,
+    FileAbsent,
+    LongTermStore,
+    Nearline,
+    NearlineStore,
+    OffsetMismatch,
+    RecallGone,
+    RecallState,
+    UploadGone,
+    WriteOnce,
+)
+from clients.s3_bulk import BulkObjects
+from clients.state import State
+from domain import names
+from domain.errors import Damaged, TapeUnavailable
+from domain.manifest import Manifest, dump_manifest, dump_segment
+from domain.message import Message
+from domain.packing import Packer
+from domain.tarstream import Layout
+
+JOURNAL_CHUNKS = 32
+JOURNAL_S = 30.0
+
+
+class BlockRef(Message):
+    """Names one datablock of a plan."""
+
+    pid: str
+    plan_digest: str
+    index: int
+    generation: int = 0
+
+
+class OpenedBlock(Message):
+    """A datablock that can be written, or that stands on the LTS already."""
+
+    archive_id: str
+    tar_bytes: int
+    upload_id: str = ""
+    """Empty: the file is there with its full size."""
+    verified: bool = False
+    """Read back and matched by an earlier run."""
+
+
+class WriteBlock(BlockRef):
+    """Write a datablock into an opened upload, or rebuild the manifest of one that is there."""
+
+    upload_id: str = ""
+
+
+class WrittenBlock(Message):
+    """How a write ended: finished, or its upload was gone and it has to be opened again."""
+
+    finished: bool
+
+
+class VerifiedBlock(Message):
+    """What reading back found."""
+
+    nearline: bool = False
+    """The bytes are on tape only: recall them, then verify."""
+    damage: str = ""
+    """A sentence naming datablock, chunks, byte ranges and members; empty if all bytes match."""
+
+
+class AwaitTape(BlockRef):
+    """Wait until the LTS says that the datablock is on tape."""
+
+    poll_initial_s: float
+    poll_longest_s: float
+
+
+class RecallBlock(BlockRef):
+    """Bring a datablock back to the LTS's disk, for verification."""
+
+    pin_lifetime_s: float
+
+
+class RecalledBlock(Message):
+    """A recall of one datablock."""
+
+    archive_id: str
+    recall_id: str
+
+
+class AwaitRecalled(RecalledBlock):
+    """Wait until the recalled datablock can be read."""
+
+    poll_initial_s: float
+    poll_longest_s: float
+
+
+class UndoBlocks(Message):
+    """Take datablocks of a plan off the LTS: abort their uploads, delete their files."""
+
+    pid: str
+    plan_digest: str
+    indices: tuple[int, ...]
+    generations: dict[int, int] = {}
+    uploads: tuple[str, ...] = ()
+
+
+class RemoveFiles(Message):
+    """Remove the files that a list in the state bucket names."""
+
+    pid: str
+    key: str
+
+
+class TapeActivities:
+    """Holds the LTS, the landing zone's bulk reader and the state bucket."""
+
+    def __init__(
+        self, *, store: LongTermStore, objects: BulkObjects, landing_bucket: str, state: State, readers: Executor
+    ) -> None:
+        self._store, self._objects, self._bucket = store, objects, landing_bucket
+        self._state, self._readers = state, readers
+
+    @activity.defn
+    async def open_block(self, order: BlockRef) -> OpenedBlock:
+        """Open an upload for a datablock; one that is on the LTS with its full size is taken as it is.
+
+        Running twice leaves an upload that nobody uses; it ends by the LTS's expiry.
+        """
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        layout = await asyncio.to_thread(Layout, block)
+        there = await self._store.stat(block.archive_id)
+        if there and there.size_bytes == layout.tar_bytes:
+            verified = await self._state.is_verified(order.pid, order.plan_digest, block.stem)
+            return OpenedBlock(archive_id=block.archive_id, tar_bytes=layout.tar_bytes, verified=verified)
+        try:
+            upload_id = await self._store.open_write(block.archive_id, layout.tar_bytes)
+        except WriteOnce:
+            raise TapeUnavailable(
+                f"{block.archive_id} stands on the write-once LTS with another size than the plan's {layout.tar_bytes}"
+            ) from None
+        await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
+        return OpenedBlock(archive_id=block.archive_id, tar_bytes=layout.tar_bytes, upload_id=upload_id)
+
+    @activity.defn
+    async def write_block(self, order: WriteBlock) -> WrittenBlock:
+        """Stream one datablock to the LTS, going on where the LTS and the journal say that it stands."""
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        layout = await asyncio.to_thread(Layout, block)
+        acknowledged = await self._acknowledged(order.upload_id, block.archive_id, layout.tar_bytes)
+        if acknowledged is None:
+            return WrittenBlock(finished=False)
+        if acknowledged == layout.tar_bytes and await self._state.manifest(order.pid, order.plan_digest, block.stem):
+            return WrittenBlock(finished=True)
+        bookmark = Bookmark(order.index, layout.tar_bytes)
+        packer = await self._resume(order, layout, acknowledged)
+        journal = _JournalKeeper(self._state, order, packer, asyncio.get_running_loop())
+        writer = TarWriter(
+            packer,
+            objects=self._objects,
+            bucket=self._bucket,
+            store=self._store,
+            upload_id=order.upload_id,
+            acknowledged=acknowledged,
+            readers=self._readers,
+            bookmark=bookmark,
+            checkpoint=journal.checkpoint,
+        )
+
+        def write() -> None:
+            try:
+                writer.run()
+            except Stopped:
+                journal.flush()
+                raise
+
+        try:
+            await in_thread(write, bookmark)
+        except UploadGone:
+            return WrittenBlock(finished=False)
+        except (OffsetMismatch, ChunkRefused) as error:
+            raise TapeUnavailable(
+                f"the LTS did not take a chunk of {block.archive_id} ({type(error).__name__}); the write goes on from "
+                "the last one that it acknowledged"
+            ) from error
+        if order.upload_id:
+            await self._store.finish(order.upload_id, block.archive_id, layout.tar_bytes)
+        data = await asyncio.to_thread(dump_manifest, layout, packer.chunks, packer.members)
+        await self._state.put_manifest(order.pid, order.plan_digest, block.stem, data)
+        await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
+        return WrittenBlock(finished=True)
+
+    async def _resume(self, order: WriteBlock, layout: Layout, acknowledged: int) -> Packer:
+        """The digests as far as the journal and the LTS agree; what the LTS has not acknowledged does not count."""
+        stem = layout.plan.stem
+        journal = await self._state.journal(order.pid, order.plan_digest, stem)
+        whole = len(journal.chunks) if acknowledged == layout.tar_bytes else acknowledged // layout.chunk_bytes
+        chunks = journal.chunks[:whole]
+        members = journal.members[: _ended(layout, len(chunks))]
+        if len(chunks) < len(journal.chunks):
+            # The LTS went back behind its word; segments would not follow on one another any more.
+            await self._state.drop_journal(order.pid, order.plan_digest, stem)
+            segment = dump_segment(0, chunks, 0, members)
+            await self._state.put_segment(order.pid, order.plan_digest, stem, 0, segment)
+        return Packer(layout, chunks, members)
+
+    async def _acknowledged(self, upload_id: str, archive_id: str, tar_bytes: int) -> int | None:
+        """Bytes that stand on the LTS, None if neither the upload nor the file is there."""
+        if upload_id:
+            try:
+                return await self._store.write_offset(upload_id)
+            except UploadGone:
+                pass
+        there = await self._store.stat(archive_id)
+        return tar_bytes if there and there.size_bytes == tar_bytes else None
+
+    @activity.defn
+    async def verify_block(self, order: BlockRef) -> VerifiedBlock:
+        """Read every byte back from the LTS, compare with the manifest, and mark what matches."""
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        manifest = await self._state.manifest(order.pid, order.plan_digest, block.stem)
+        if manifest is None:
+            raise TapeUnavailable(f"the manifest of {block.archive_id} is gone; the datablock has to be read anew")
+        bookmark = Bookmark(order.index, manifest.tar_bytes)
+        try:
+            damaged = await in_thread(
+                lambda: verify_tar(
+                    self._store,
+                    manifest.archive_id,
+                    manifest.tar_bytes,
+                    manifest.chunk_bytes,
+                    manifest.chunks,
+                    bookmark,
+                ),
+                bookmark,
+            )
+        except Nearline:
+            return VerifiedBlock(nearline=True)
+        except FileAbsent:
+            return VerifiedBlock(damage=f"{block.archive_id} is not on the LTS any more")
+        if damaged:
+            return VerifiedBlock(damage=_describe(manifest, [(found.offset, found.length) for found in damaged]))
+        await self._state.mark_verified(order.pid, order.plan_digest, block.stem)
+        return VerifiedBlock()
+
+    @activity.defn
+    async def await_tape(self, order: AwaitTape) -> None:
+        """Return once the datablock is on tape; until then fail with `NotYet`, holding nothing."""
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        if not isinstance(self._store, NearlineStore):
+            return
+        locality = (await self._store.localities([block.archive_id])).get(block.archive_id)
+        if locality is None or locality.value == "LOST":
+            raise ApplicationError(
+                f"the LTS has lost {block.archive_id} before it was on tape", type=Damaged.__name__, non_retryable=True
+            )
+        if not locality.on_tape:
+            raise not_yet(
+                f"{block.archive_id} is {locality.value}, not on tape yet",
+                initial_s=order.poll_initial_s,
+                longest_s=order.poll_longest_s,
+            )
+
+    @activity.defn
+    async def recall_block(self, order: RecallBlock) -> RecalledBlock:
+        """Request one datablock; running twice leaves a request whose pin ends with its lifetime."""
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        store = self._nearline()
+        recall_id = await store.request_recall([block.archive_id], timedelta(seconds=order.pin_lifetime_s))
+        return RecalledBlock(archive_id=block.archive_id, recall_id=recall_id)
+
+    @activity.defn
+    async def await_recalled(self, order: AwaitRecalled) -> None:
+        """Return once the datablock can be read; until then fail with `NotYet`, holding nothing."""
+        there = await self._store.stat(order.archive_id)
+        if there is None:
+            raise ApplicationError(f"{order.archive_id} is not on the LTS", type=Damaged.__name__, non_retryable=True)
+        if there.locality is None or there.locality.on_disk:
+            return
+        try:
+            states = await self._nearline().recall_state(order.recall_id, [order.archive_id])
+        except RecallGone:
+            states = []
+        if not any(found.state is RecallState.WAITING for found in states):
+            text = "; ".join(found.error or found.state.value for found in states) or "the LTS forgot the request"
+            raise ApplicationError(
+                f"the recall of {order.archive_id} failed: {text}", type=TapeUnavailable.__name__, non_retryable=True
+            )
+        raise not_yet(
+            f"{order.archive_id} is still on tape", initial_s=order.poll_initial_s, longest_s=order.poll_longest_s
+        )
+
+    @activity.defn
+    async def release_block(self, order: RecalledBlock) -> None:
+        """Give the pin back; an unknown one is fine."""
+        store = self._nearline()
+        await store.release(order.recall_id, [order.archive_id])
+        await store.cancel(order.recall_id)
+
+    def _nearline(self) -> NearlineStore:
+        assert isinstance(self._store, NearlineStore)  # noqa: S101 - only such a store has nearline files
+        return self._store
+
+    @activity.defn
+    async def undo_blocks(self, order: UndoBlocks) -> None:
+        """Leave nothing of these datablocks on the LTS; what a write-once store keeps is listed under `orphans/`."""
+        for upload_id in order.uploads:
+            await self._store.abort(upload_id)
+            activity.heartbeat()
+        for index in order.indices:
+            generations = range(order.generations.get(index, 0) + 1)
+            for generation in generations:
+                block = await self._state.block(order.pid, order.plan_digest, index, generation)
+                if await self._remove(order.pid, block.archive_id):
+                    await self._state.forget_block(order.pid, order.plan_digest, block.stem)
+                activity.heartbeat()
+
+    @activity.defn
+    async def remove_files(self, order: RemoveFiles) -> None:
+        """Take superseded datablocks off the LTS."""
+        for archive_id in await self._state.get_list(order.key):
+            await self._remove(order.pid, str(archive_id))
+            activity.heartbeat()
+
+    async def _remove(self, pid: str, archive_id: str) -> bool:
+        try:
+            await self._store.delete(archive_id)
+        except WriteOnce:
+            await self._state.put_json(names.orphan_key(archive_id), {"pid": pid, "archive_id": archive_id})
+            return False
+        return True
+
+
+class _JournalKeeper:
+    """Puts a journal segment every 32 chunks, every 30 s, and when the copy stops; called from the copy's thread."""
+
+    def __init__(self, state: State, ref: BlockRef, packer: Packer, loop: asyncio.AbstractEventLoop) -> None:
+        self._state, self._ref, self._packer, self._loop = state, ref, packer, loop
+        self._chunks = self._written = len(packer.chunks)
+        self._members = len(packer.members)
+        self._last = time.monotonic()
+
+    def checkpoint(self, written: int) -> None:
+        """Put a segment if one is due; `written` leading chunks are digested and acknowledged."""
+        self._written = written
+        fresh = written - self._chunks
+        if fresh >= JOURNAL_CHUNKS or (fresh and time.monotonic() - self._last >= JOURNAL_S):
+            self.flush()
+
+    def flush(self) -> None:
+        """Put a segment with what is new; members that end behind the last written chunk come with a later one."""
+        if self._written == self._chunks:
+            return
+        packer, first = self._packer, self._chunks
+        ended = min(_ended(packer.layout, self._written), len(packer.members))
+        data = dump_segment(
+            first, packer.chunks[first : self._written], self._members, packer.members[self._members : ended]
+        )
+        put = self._state.put_segment(self._ref.pid, self._ref.plan_digest, packer.layout.plan.stem, first, data)
+        asyncio.run_coroutine_threadsafe(put, self._loop).result()
+        self._chunks, self._members, self._last = self._written, ended, time.monotonic()
+
+
+def _ended(layout: Layout, chunks: int) -> int:
+    """How many leading members have all their content within the first `chunks` chunks."""
+    return layout.members_before(chunks * layout.chunk_bytes)
+
+
+def _describe(manifest: Manifest, ranges: list[tuple[int, int]]) -> str:
+    """Name the damaged ranges of a datablock and the members that they hit."""
+    shown = ", ".join(
+        f"chunk {offset // manifest.chunk_bytes} (bytes {offset} to {offset + size})" for offset, size in ranges[:5]
+    )
+    hit = [
+        member.path
+        for member in manifest.members
+        if any(member.offset < offset + size and offset < member.offset + member.size for offset, size in ranges)
+    ]
+    more = f" and {len(hit) - 5} more" if len(hit) > 5 else ""
+    return (
+        f"{manifest.archive_id}: {len(ranges)} chunks read back differ from what was written: {shown}; "
+        f"files hit: {', '.join(hit[:5])}{more}"
+    )

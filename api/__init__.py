@@ -1,0 +1,1 @@
+"""The HTTP gateway: validate, start or ask a workflow, answer."""

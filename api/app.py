@@ -1,0 +1,60 @@
+"""The application: one place where settings become clients, and clients become routes."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from api import errors
+from api.dependencies import Services
+from api.gateway import Gateway
+from api.routes import health, jobs
+from clients.s3 import ObjectStore
+from clients.state import State
+from settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the gateway.
+
+    Raises:
+        SettingsError: the job endpoint's credentials or the S3 account are not set.
+    """
+    settings.require_job_endpoint_credentials()
+    settings.require("s3_user", "s3_password")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        # Lazy: the API answers, and says what is missing, while Temporal is away.
+        client = await Client.connect(
+            settings.temporal_address,
+            namespace=settings.temporal_namespace,
+            data_converter=pydantic_data_converter,
+            lazy=True,
+        )
+        async with ObjectStore.connect(
+            endpoint=settings.s3_endpoint,
+            external_endpoint=settings.s3_external_endpoint,
+            access_key=settings.s3_user.get_secret_value(),
+            secret_key=settings.s3_password.get_secret_value(),
+            region=settings.s3_region,
+            ca_file=settings.ca_file,
+        ) as objects:
+            app.state.services = Services(Gateway(client), objects, State(objects, settings.s3_state_bucket))
+            yield
+
+    app = FastAPI(
+        title="ScopeMArchiver",
+        description="Moves datasets between the landing zone and tape.",
+        version="1",
+        root_path=settings.uvicorn_root_path.rstrip("/"),
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    errors.install(app)
+    app.include_router(health.router)
+    app.include_router(jobs.router)
+    return app

@@ -1,0 +1,43 @@
+"""Who may call what: the Basic accounts of SciCat's job action and of operators."""
+
+import secrets
+from typing import Annotated
+
+from fastapi import Depends, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import SecretStr
+
+from api.dependencies import SettingsDep
+
+_basic = HTTPBasic(scheme_name="BasicAuth", auto_error=False)
+
+Credentials = Annotated[HTTPBasicCredentials | None, Depends(_basic)]
+
+
+def _matches(credentials: HTTPBasicCredentials, username: SecretStr, password: SecretStr) -> bool:
+    """Compare in constant time; an account without name or password lets nobody in."""
+    name, word = username.get_secret_value().encode(), password.get_secret_value().encode()
+    same_name = secrets.compare_digest(credentials.username.encode(), name)
+    same_word = secrets.compare_digest(credentials.password.encode(), word)
+    return same_name & same_word & bool(name) & bool(word)
+
+
+def _refuse() -> HTTPException:
+    return HTTPException(401, "wrong or missing credentials", {"WWW-Authenticate": 'Basic realm="archiver"'})
+
+
+def job_account(credentials: Credentials, settings: SettingsDep) -> None:
+    """Let SciCat's account in."""
+    if credentials is None or not _matches(credentials, settings.job_endpoint_username, settings.job_endpoint_password):
+        raise _refuse()
+
+
+def operator_account(credentials: Credentials, settings: SettingsDep) -> None:
+    """Let SciCat's or the operators' account in."""
+    accounts = [
+        (settings.job_endpoint_username, settings.job_endpoint_password),
+        (settings.operator_username, settings.operator_password),
+    ]
+    # No short cut: how long it takes says nothing about which account was meant.
+    if credentials is None or not any([_matches(credentials, *account) for account in accounts]):  # noqa: C419
+        raise _refuse()

@@ -1,0 +1,75 @@
+"""Errors become JSON here and nowhere else, in the shapes that the known clients decode."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from temporalio.exceptions import TemporalError
+from temporalio.service import RPCError
+
+from api.models import Detail, ServerError, Unprocessable
+from domain.errors import ArchiverError
+from domain.outcome import bounded
+
+_log = logging.getLogger("api")
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {"model": Detail, "description": "Missing or wrong credentials"},
+    422: {"model": Unprocessable, "description": "The request cannot be understood or is not allowed"},
+    500: {"model": ServerError, "description": "Something that the service needs failed"},
+}
+"""Declared for every route that can answer them."""
+
+
+class Refused(Exception):
+    """The request is at fault: a 422 with one reason."""
+
+    def __init__(self, message: str, *location: str, kind: str = "value_error") -> None:
+        super().__init__(message)
+        self.detail: list[dict[str, Any]] = [{"loc": list(location), "msg": message, "type": kind}]
+
+
+def server_error(code: str, message: str, details: str = "") -> JSONResponse:
+    """A 500 with all its fields."""
+    body = ServerError(code=code, message=message, details=details)
+    return JSONResponse(body.model_dump(), status_code=500)
+
+
+def install(app: FastAPI) -> None:
+    """Register every handler."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        reasons = [{"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+        return JSONResponse({"detail": reasons}, status_code=422)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        return JSONResponse({"detail": error.detail}, status_code=422)
+
+    @app.exception_handler(RPCError)
+    @app.exception_handler(TemporalError)
+    async def temporal(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        _log.error("%s %s: Temporal: %s", request.method, request.url.path, error)
+        return server_error(
+            "TemporalUnavailable", "the workflow service does not answer; nothing was started", bounded(str(error))
+        )
+
+    @app.exception_handler(ArchiverError)
+    async def ours(request: Request, error: ArchiverError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        _log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+        return server_error(type(error).__name__, bounded(str(error)))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        _log.exception("%s %s", request.method, request.url.path, exc_info=error)
+        return server_error("InternalError", "an unexpected error; the service's log says more", type(error).__name__)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        headers: Mapping[str, str] | None = error.headers
+        return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=headers)

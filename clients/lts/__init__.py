@@ -1,0 +1,1 @@
+"""Long-term stores: what the archiver asks of one, and the drivers that answer."""

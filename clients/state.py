@@ -1,0 +1,176 @@
+"""The state bucket: plans, journals, manifests, marks and outcomes, by the keys of `domain.names`."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from clients.s3 import ObjectStore
+from domain import names
+from domain.datablock import BlockPlan
+from domain.errors import InfrastructureError
+from domain.manifest import Journal, Manifest, load_journal, load_manifest
+from domain.outcome import DatasetOutcome
+from domain.planfile import DatasetPlan, dump_plan, load_plan, smallest_chunk_of
+
+_PLANS_KEPT = 2
+
+
+class StateLost(InfrastructureError):
+    """A record that a running workflow relies on is gone from the state bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateIndex:
+    """What the state bucket holds of one dataset, from one listing."""
+
+    plans: frozenset[str] = frozenset()
+    """Plan digests."""
+    committed: frozenset[str] = frozenset()
+    manifests: dict[str, str] = field(default_factory=dict[str, str])
+    """Datablock stem → plan digest."""
+    verified: frozenset[str] = frozenset()
+    """Datablock stems."""
+
+
+class State:
+    """Typed access to one bucket."""
+
+    def __init__(self, objects: ObjectStore, bucket: str) -> None:
+        self._objects, self._bucket = objects, bucket
+        self._plans: OrderedDict[tuple[str, str], DatasetPlan] = OrderedDict()
+        self._loading = asyncio.Lock()
+
+    async def index(self, pid: str) -> StateIndex:
+        """List what is known of a dataset."""
+        plans: set[str] = set()
+        committed: set[str] = set()
+        manifests: dict[str, str] = {}
+        verified: set[str] = set()
+        prefix = names.state_prefix(pid)
+        async for item in self._objects.list_objects(self._bucket, prefix):
+            digest, _, name = item.key.removeprefix(prefix).partition("/")
+            if name == "plan.jsonl":
+                plans.add(digest)
+            elif name == "committed":
+                committed.add(digest)
+            elif name.endswith(".manifest.jsonl"):
+                manifests[name.removesuffix(".manifest.jsonl")] = digest
+            elif name.endswith(".verified"):
+                verified.add(name.removesuffix(".verified"))
+        return StateIndex(frozenset(plans), frozenset(committed), manifests, frozenset(verified))
+
+    async def put_plan(self, plan: DatasetPlan) -> None:
+        """Keep a plan; one with the same digest pins the versions that are there now."""
+        await self._put(names.plan_key(plan.pid, plan.digest), await asyncio.to_thread(dump_plan, plan))
+        self._plans.pop((plan.pid, plan.digest), None)
+
+    async def chunk_settings(self, pid: str, digests: Iterable[str]) -> list[int]:
+        """The chunk settings that existing plans were made with: they win over today's, so that work is found again."""
+        found: set[int] = set()
+        for digest in digests:
+            data = await self._get(names.plan_key(pid, digest))
+            if data is not None:
+                found.add(smallest_chunk_of(data[: data.index(b"\n")]))
+        return sorted(found)
+
+    async def plan(self, pid: str, digest: str) -> DatasetPlan:
+        """A plan; the last few stay in memory, since each of a dataset's datablocks asks for the same one."""
+        async with self._loading:
+            cached = self._plans.get((pid, digest))
+            if cached is None:
+                data = await self._get(names.plan_key(pid, digest))
+                if data is None:
+                    raise StateLost(f"the plan {digest} of dataset {pid} is gone from the state bucket {self._bucket}")
+                cached = await asyncio.to_thread(load_plan, data)
+            self._plans[pid, digest] = cached
+            self._plans.move_to_end((pid, digest))
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.popitem(last=False)
+            return cached
+
+    async def block(self, pid: str, digest: str, index: int, generation: int) -> BlockPlan:
+        """One datablock of a plan in the given generation."""
+        return (await self.plan(pid, digest)).blocks[index - 1].regenerated(generation)
+
+    async def put_manifest(self, pid: str, digest: str, stem: str, data: bytes) -> None:
+        """Keep the manifest of a finished tar."""
+        await self._put(names.manifest_key(pid, digest, stem), data)
+
+    async def manifest(self, pid: str, digest: str, stem: str) -> Manifest | None:
+        """The manifest of a datablock, None if there is none."""
+        data = await self._get(names.manifest_key(pid, digest, stem))
+        return None if data is None else await asyncio.to_thread(load_manifest, data)
+
+    async def put_segment(self, pid: str, digest: str, stem: str, first_chunk: int, data: bytes) -> None:
+        """Keep a journal segment; an existing one stays, since the writer that comes second may be a zombie."""
+        key = names.journal_key(pid, digest, stem, first_chunk)
+        await self._objects.put(self._bucket, key, data, only_if_absent=True)
+
+    async def journal(self, pid: str, digest: str, stem: str) -> Journal:
+        """What a running write has finished."""
+        keys = await self._keys(names.journal_prefix(pid, digest, stem))
+        segments = [data for key in keys if (data := await self._get(key)) is not None]
+        return load_journal(segments)
+
+    async def drop_journal(self, pid: str, digest: str, stem: str) -> None:
+        """Forget the journal of a finished or undone write."""
+        await self._objects.delete_objects(self._bucket, await self._keys(names.journal_prefix(pid, digest, stem)))
+
+    async def mark_verified(self, pid: str, digest: str, stem: str) -> None:
+        """Every byte of the datablock was read back and matched."""
+        await self._put(names.verified_key(pid, digest, stem), b"")
+
+    async def is_verified(self, pid: str, digest: str, stem: str) -> bool:
+        """Whether the mark is there."""
+        return await self._objects.exists(self._bucket, names.verified_key(pid, digest, stem))
+
+    async def mark_committed(self, pid: str, digest: str, generations: dict[int, int]) -> None:
+        """The archive by this plan is final; generations that differ from 0 stand in the mark."""
+        await self._put(names.committed_key(pid, digest), json.dumps(generations).encode())
+
+    async def forget_block(self, pid: str, digest: str, stem: str) -> None:
+        """Drop the marks of an undone datablock; its manifest would otherwise claim bytes that are gone."""
+        keys = [names.verified_key(pid, digest, stem), names.manifest_key(pid, digest, stem)]
+        await self._objects.delete_objects(self._bucket, keys)
+        await self.drop_journal(pid, digest, stem)
+
+    async def put_json(self, key: str, value: object) -> None:
+        """Keep a small record."""
+        await self._put(key, json.dumps(value, ensure_ascii=False).encode())
+
+    async def get_json(self, key: str) -> object | None:
+        """A small record, None if there is none."""
+        data = await self._get(key)
+        return None if data is None else json.loads(data)
+
+    async def get_list(self, key: str) -> list[Any]:
+        """A small record that is a list; empty if there is none."""
+        found = await self.get_json(key)
+        return cast("list[Any]", found) if isinstance(found, list) else []
+
+    async def put_outcome(self, job_id: str, n: int, outcome: DatasetOutcome) -> None:
+        """How the n-th dataset of a job ended."""
+        await self._put(names.outcome_key(job_id, n), outcome.model_dump_json().encode())
+
+    async def outcomes(self, job_id: str, count: int) -> list[DatasetOutcome | None]:
+        """The outcomes of a job's datasets in their order, None where there is none."""
+        limit = asyncio.Semaphore(16)
+
+        async def one(n: int) -> DatasetOutcome | None:
+            async with limit:
+                data = await self._get(names.outcome_key(job_id, n))
+            return None if data is None else DatasetOutcome.model_validate_json(data)
+
+        return await asyncio.gather(*(one(n) for n in range(count)))
+
+    async def _keys(self, prefix: str) -> Sequence[str]:
+        return [item.key async for item in self._objects.list_objects(self._bucket, prefix)]
+
+    async def _put(self, key: str, data: bytes) -> None:
+        await self._objects.put(self._bucket, key, data)
+
+    async def _get(self, key: str) -> bytes | None:
+        return await self._objects.get(self._bucket, key)

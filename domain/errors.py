@@ -1,0 +1,159 @@
+"""Every error that has a name.
+
+ArchiverError
+├── DatasetError            the user's to mend; ends that dataset at once, never retried
+│   ├── UnknownDataset          the catalogue does not know the pid (deleted after the job was posted)
+│   ├── NothingRegistered       no regular file stands in the original datablocks
+│   ├── MissingFiles            registered, but absent from the landing zone or of another size
+│   ├── UnsafePath              a name that must not reach a file system or an object key
+│   ├── ConflictingEntries      the same path registered twice with different facts
+│   ├── UploadUnfinished        a multipart upload below the dataset's prefix is still open
+│   ├── ChangedWhileArchiving   the planned version of an object is gone
+│   ├── DigestMismatch          the bytes are not those that the original datablock announces
+│   ├── PartialArchive          an archive job that names single files
+│   ├── ArchivedOtherwise       archived already, from other files than those registered now
+│   ├── ForeignDatablocks       the catalogue holds datablocks that this service did not write
+│   ├── BeingArchived           a retrieve of a dataset whose archive has not been committed
+│   ├── NotArchived             a retrieve of a dataset that is not retrievable
+│   ├── Incomplete              the registered datablocks do not cover the registered files
+│   └── NoAccess                the catalogue refuses the service account this dataset
+├── JobError                a job that cannot be carried out as a whole, never retried
+│   ├── UnknownJob              the catalogue does not know the job id
+│   ├── JobRefused              the catalogue will never take this change of the job
+│   └── UnknownJobType          neither archive nor retrieve
+└── InfrastructureError     ours to mend; retried, then the dataset is parked
+    ├── ObjectStoreUnavailable
+    ├── CatalogueUnavailable
+    ├── TapeUnavailable
+    ├── NoSpace                 the LTS takes nothing more for now
+    ├── Damaged                 bytes read back are not the bytes written
+    └── Misconfigured           a bucket is missing, credentials are refused …
+
+`type(error).__name__` is what travels: Temporal keeps it as the failure's type, SciCat's job result as `class`.
+"""
+
+
+class ArchiverError(Exception):
+    """Base of all errors raised on purpose; the text is a sentence for people and holds no secret."""
+
+
+class DatasetError(ArchiverError):
+    """Something about the dataset that its owner has to mend."""
+
+
+class UnknownDataset(DatasetError):
+    """The catalogue does not know the pid."""
+
+
+class NothingRegistered(DatasetError):
+    """No regular file stands in the dataset's original datablocks."""
+
+
+class MissingFiles(DatasetError):
+    """Registered files are absent from the landing zone or have another size."""
+
+
+class UnsafePath(DatasetError):
+    """A path is absolute, climbs, is empty, or has control characters."""
+
+
+class ConflictingEntries(DatasetError):
+    """One path is registered twice with different facts, or two paths cannot stand side by side."""
+
+
+class UploadUnfinished(DatasetError):
+    """A multipart upload below the dataset's prefix is still open."""
+
+
+class ChangedWhileArchiving(DatasetError):
+    """The version of an object that the plan pinned is gone."""
+
+
+class DigestMismatch(DatasetError):
+    """A file's bytes do not have the digest that its original datablock announces."""
+
+
+class PartialArchive(DatasetError):
+    """An archive job names single files; a dataset is archived whole or not at all."""
+
+
+class ArchivedOtherwise(DatasetError):
+    """The dataset is archived, from other files than those registered now."""
+
+
+class ForeignDatablocks(DatasetError):
+    """The catalogue holds datablocks for the dataset that this service did not write."""
+
+
+class BeingArchived(DatasetError):
+    """An archive of the dataset is under way and not committed."""
+
+
+class NotArchived(DatasetError):
+    """The dataset is not marked retrievable or has no datablocks."""
+
+
+class Incomplete(DatasetError):
+    """The registered datablocks do not cover the registered files."""
+
+
+class NoAccess(DatasetError):
+    """The catalogue refuses the service account access to this dataset."""
+
+
+class JobError(ArchiverError):
+    """A job that cannot be carried out as a whole."""
+
+
+class UnknownJob(JobError):
+    """The catalogue does not know the job id."""
+
+
+class JobRefused(JobError):
+    """The catalogue will never take this change of the job, e.g. because its dataset was deleted."""
+
+
+class UnknownJobType(JobError):
+    """A job of a type other than archive and retrieve."""
+
+
+class InfrastructureError(ArchiverError):
+    """Something of ours that may pass, or that an operator has to mend."""
+
+
+class ObjectStoreUnavailable(InfrastructureError):
+    """S3 did not answer, or not with success."""
+
+
+class CatalogueUnavailable(InfrastructureError):
+    """SciCat did not answer, or not with success."""
+
+
+class TapeUnavailable(InfrastructureError):
+    """The LTS did not answer, or not with success."""
+
+
+class NoSpace(TapeUnavailable):
+    """The LTS takes nothing more for now."""
+
+
+class Damaged(InfrastructureError):
+    """Bytes read back are not the bytes that were written."""
+
+
+class Misconfigured(InfrastructureError):
+    """The set-up is wrong: a bucket is missing, credentials are refused."""
+
+
+def _names(base: type[ArchiverError]) -> list[str]:
+    return [base.__name__, *(name for child in base.__subclasses__() for name in _names(child))]
+
+
+DATASET_ERRORS = frozenset(_names(DatasetError))
+"""Names of all errors that are the user's to mend."""
+
+JOB_ERRORS = frozenset(_names(JobError))
+"""Names of all errors that end a job as a whole."""
+
+NEVER_RETRIED = sorted(DATASET_ERRORS | JOB_ERRORS)
+"""What goes into Temporal's `non_retryable_error_types`."""

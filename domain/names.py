@@ -1,0 +1,133 @@
+"""Where everything lies: object keys, LTS paths and workflow ids, and how to read them back.
+
+openem-network/datasets/<pid>/raw_files/<path>               landing zone
+openem-network/datasets/<pid>/datablocks/<name>.tar          LTS, retrieval bucket, and SciCat's archiveId
+datasets/<pid>/<plan digest>/…                               state bucket
+"""
+
+import re
+
+from domain.pid import flat
+
+_DATASETS = "openem-network/datasets"
+
+
+def raw_prefix(pid: str) -> str:
+    """Prefix of the dataset's raw files in the landing zone; its slash keeps `…/abcd` out of `…/abc`."""
+    return f"{_DATASETS}/{pid}/raw_files/"
+
+
+def raw_key(pid: str, path: str) -> str:
+    """Key of one raw file."""
+    return raw_prefix(pid) + path
+
+
+def datablocks_prefix(pid: str) -> str:
+    """Folder of the dataset's datablocks."""
+    return f"{_DATASETS}/{pid}/datablocks/"
+
+
+def datablock_stem(pid: str, index: int, block_digest: str) -> str:
+    """Name of a datablock without `.tar`: also the top folder inside the tar."""
+    return f"{flat(pid)}_{index}_{block_digest[:8]}"
+
+
+def archive_id(pid: str, stem: str) -> str:
+    """Path on the LTS, key in the retrieval bucket and SciCat's `archiveId` in one."""
+    return f"{datablocks_prefix(pid)}{stem}.tar"
+
+
+def stem_of(archive_id: str) -> str:
+    """The datablock's name without folder and `.tar`."""
+    return archive_id.rsplit("/", 1)[-1].removesuffix(".tar")
+
+
+def is_ours(pid: str, archive_id: str) -> bool:
+    """Whether an archiveId has the shape that this service gives to datablocks of this dataset."""
+    pattern = re.escape(f"{datablocks_prefix(pid)}{flat(pid)}_") + r"[0-9]+_[0-9a-f]{8}\.tar"
+    return re.fullmatch(pattern, archive_id) is not None
+
+
+def state_prefix(pid: str) -> str:
+    """Folder of all that the state bucket knows of a dataset."""
+    return f"datasets/{pid}/"
+
+
+def plan_key(pid: str, plan_digest: str) -> str:
+    """The plan: which files go into which datablock."""
+    return f"{state_prefix(pid)}{plan_digest}/plan.jsonl"
+
+
+def manifest_key(pid: str, plan_digest: str, stem: str) -> str:
+    """Chunk digests and members of one written datablock, kept for ever."""
+    return f"{state_prefix(pid)}{plan_digest}/{stem}.manifest.jsonl"
+
+
+def verified_key(pid: str, plan_digest: str, stem: str) -> str:
+    """Mark: every byte of the datablock was read back and matched."""
+    return f"{state_prefix(pid)}{plan_digest}/{stem}.verified"
+
+
+def committed_key(pid: str, plan_digest: str) -> str:
+    """Mark: all datablocks are safe and registered."""
+    return f"{state_prefix(pid)}{plan_digest}/committed"
+
+
+def superseded_key(pid: str, plan_digest: str) -> str:
+    """archiveIds of an earlier, uncommitted plan, taken out of the catalogue; their files go after the commit point."""
+    return f"{state_prefix(pid)}{plan_digest}/superseded.json"
+
+
+def datablocks_key(pid: str) -> str:
+    """The datablocks that a retrieval is about."""
+    return f"{state_prefix(pid)}datablocks.json"
+
+
+def journal_prefix(pid: str, plan_digest: str, stem: str) -> str:
+    """Folder of a running write's journal."""
+    return f"{state_prefix(pid)}{plan_digest}/{stem}/"
+
+
+def journal_key(pid: str, plan_digest: str, stem: str, first_chunk: int) -> str:
+    """One journal segment; the number is padded so that keys sort as chunks do."""
+    return f"{journal_prefix(pid, plan_digest, stem)}journal-{first_chunk:06d}.jsonl"
+
+
+def retrieved_key(archive_id: str) -> str:
+    """Record of a datablock in the retrieval bucket: its composite digest and how long it is kept."""
+    return f"retrieved/{archive_id}.json"
+
+
+def orphan_key(archive_id: str) -> str:
+    """Record of a file on a write-once LTS that belongs to no archived dataset."""
+    return f"orphans/{archive_id}.json"
+
+
+def job_prefix(job_id: str) -> str:
+    """Folder of all that the state bucket knows of a job."""
+    return f"jobs/{job_id}/"
+
+
+def job_datasets_key(job_id: str) -> str:
+    """The job's dataset list, as read from the catalogue."""
+    return f"{job_prefix(job_id)}datasets.json"
+
+
+def outcome_key(job_id: str, n: int) -> str:
+    """How the job's n-th dataset ended."""
+    return f"{job_prefix(job_id)}outcomes/{n}.json"
+
+
+def job_workflow(job_id: str) -> str:
+    """Workflow id of a job."""
+    return f"job/{job_id}"
+
+
+def archive_workflow(pid: str) -> str:
+    """Workflow id of a dataset's archive."""
+    return f"archive-dataset/{pid}"
+
+
+def retrieve_workflow(pid: str) -> str:
+    """Workflow id of a dataset's retrieval."""
+    return f"retrieve-dataset/{pid}"

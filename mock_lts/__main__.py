@@ -1,0 +1,28 @@
+"""`python -m mock_lts`: run the pretend tape library until a signal ends it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from mock_lts.app import create_app
+from mock_lts.config import Config
+from mock_lts.gate import Connections
+from mock_lts.server import server
+
+
+def main() -> int:
+    """Read the environment and serve; 2 when that is not possible."""
+    config = Config.from_env(os.environ)
+    connections = Connections()
+    try:
+        app = create_app(config, connections=connections)
+    except RuntimeError as error:
+        sys.stderr.write(f"mock_lts: {error}\n")
+        return 2
+    server(app, config, connections).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""Every setting of the service: its name, unit, default and the rules it must keep.
+
+A setting's name is the field's in capitals (`S3_ENDPOINT`): in the environment, in `config.toml` and in messages alike.
+Where a value may come from is told in `settings/sources.py`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from settings import sources
+
+MIB = 2**20
+GB = 10**9
+
+
+def _as_url(endpoint: str) -> str:
+    """Take `host[:port]` for https, as facilities' configurations always have; leave an empty one empty."""
+    if not endpoint:
+        return endpoint
+    url = endpoint if "://" in endpoint else f"https://{endpoint}"
+    parts = urlsplit(url)
+    _ = parts.port  # refuses a port that is no number
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be host[:port] or an http(s) URL without query")
+    if parts.username or parts.password:
+        raise ValueError("must not carry credentials")
+    return url.rstrip("/")
+
+
+def _as_prefix(prefix: str) -> str:
+    """Write a path prefix with a leading slash and without a trailing one."""
+    return f"/{prefix.strip('/')}" if prefix.strip("/") else ""
+
+
+Endpoint = Annotated[str, AfterValidator(_as_url)]
+Prefix = Annotated[str, AfterValidator(_as_prefix)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Gigabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+NO_SECRET = SecretStr("")
+
+
+class Settings(BaseSettings):
+    """The configuration of one process, checked as a whole; secrets do not print."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True)
+
+    # The API process
+    uvicorn_host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    uvicorn_port: Port = Field(default=8000, description="Port that the API listens on.")
+    uvicorn_root_path: str = Field(default="/", description="Path under which a proxy publishes the API.")
+    uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = Field(
+        default="info", description="How much the web server logs."
+    )
+    job_endpoint_username: SecretStr = Field(
+        default=NO_SECRET,
+        description="Basic account that SciCat's url job action uses; the API refuses to start without.",
+    )
+    job_endpoint_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
+    operator_username: SecretStr = Field(
+        default=NO_SECRET, description="Basic account for operators' verbs (pause, retry, ...); may be left out."
+    )
+    operator_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
+
+    # SciCat
+    scicat_endpoint: Endpoint = Field(
+        default="http://127.0.0.1:3000", description="SciCat backend, without the API prefix."
+    )
+    scicat_api_prefix: Prefix = Field(default="/api/v3", description="Prefix of SciCat's API: login and users.")
+    scicat_jobs_api_prefix: Prefix = Field(
+        default="/api/v3", description="Prefix for jobs (/api/v3 or /api/v4: their shapes differ)."
+    )
+    scicat_datasets_api_prefix: Prefix = Field(
+        default="", description="Prefix for datasets and datablocks; empty: as SCICAT_API_PREFIX."
+    )
+    scicat_user: SecretStr = Field(default=NO_SECRET, description="The service's account in SciCat.")
+    scicat_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
+
+    # S3: the landing zone, what was retrieved, and the archiver's own records
+    s3_endpoint: Endpoint = Field(default="http://127.0.0.1:9000", description="S3 as the service itself dials it.")
+    s3_external_endpoint: Endpoint = Field(
+        default="", description="S3 as users dial it, signed into their URLs; empty: as S3_ENDPOINT."
+    )
+    s3_region: str = Field(default="eu-west-1", min_length=1, description="Region that requests are signed for.")
+    s3_user: SecretStr = Field(default=NO_SECRET, description="Access key of the service's S3 account.")
+    s3_password: SecretStr = Field(default=NO_SECRET, description="Secret key of that account.")
+    s3_landingzone_bucket: str = Field(
+        default="landingzone", min_length=3, description="Bucket of raw files; versioned."
+    )
+    s3_retrieval_bucket: str = Field(default="retrieval", min_length=3, description="Bucket of retrieved datablocks.")
+    s3_state_bucket: str = Field(
+        default="archiver-state", min_length=3, description="Bucket of plans, manifests, journals."
+    )
+    s3_url_expiration_days: int = Field(
+        default=7, ge=1, le=7, description="Life of a download link in days; S3 allows no more than 7."
+    )
+    url_expiration_seconds: int = Field(
+        default=3600,
+        ge=1,
+        le=7 * 24 * 3600,
+        description="Life of an upload URL in seconds; S3 allows no more than 7 days.",
+    )
+    ca_file: Path | None = Field(
+        default=None, description="PEM file of certificate authorities to trust beside the system's; empty: none."
+    )
+
+    # The long-term storage (LTS)
+    lts_driver: Literal["http"] = Field(default="http", description="How to talk to the LTS.")
+    lts_endpoint: Endpoint = Field(default="http://127.0.0.1:8020", description="Base URL of the LTS.")
+    lts_token: SecretStr = Field(default=NO_SECRET, description="Bearer token for the LTS.")
+    lts_chunk_bytes: int = Field(
+        default=16 * MIB, ge=5 * MIB, description="Smallest chunk in bytes; at least 5 MiB, S3's smallest part."
+    )
+    lts_poll_s: Seconds = Field(
+        default=300, description="Longest time between two looks at a migration or recall, in s."
+    )
+    lts_pin_lifetime_s: Seconds = Field(default=3600, description="Life of a pin in s; renewed while copying.")
+    recall_deadline_days: Days = Field(default=7, description="Days until a recall is given up (outcome partial).")
+    migration_deadline_days: Days = Field(
+        default=2, description="Days until a datablock not yet on tape parks its dataset."
+    )
+
+    # Archiving
+    archiver_target_size_gb: Gigabytes = Field(
+        default=200, description="Size at which a datablock is closed, in GB (decimal; fractions allowed)."
+    )
+    archiver_target_files: Count = Field(default=20_000, description="Number of files at which a datablock is closed.")
+    archiver_retry_initial_s: Seconds = Field(
+        default=1, description="First pause before a failed step is tried again, in s."
+    )
+    archiver_retry_hours: Hours = Field(
+        default=24, description="Hours for which a failing step is retried before parking."
+    )
+    archiver_park_days: Days = Field(default=7, description="Days that a parked dataset waits for an operator.")
+    archiver_second_look_s: Seconds = Field(
+        default=60, description="Pause before an undo on the LTS is repeated, to catch a late write, in s."
+    )
+    archiver_memory_budget_mb: int = Field(
+        default=256, ge=64, description="Memory that a copying worker may fill, in MiB."
+    )
+    archiver_allow_unversioned: bool = Field(
+        default=False,
+        description="Whether to free files from a landing zone without versioning (one by one, after a wait).",
+    )
+    retrieval_retention_days: int = Field(
+        default=14, ge=2, description="Days that retrieved datablocks are kept; at least S3_URL_EXPIRATION_DAYS + 1."
+    )
+    job_window: int = Field(default=200, ge=1, le=1000, description="Datasets of one job that are in work at once.")
+    watch_interval_s: Seconds = Field(
+        default=300, description="Time between two looks for datasets that vanished, in s."
+    )
+
+    # Temporal and the workers
+    temporal_address: str = Field(
+        default="127.0.0.1:7233", min_length=1, description="host:port of the Temporal server."
+    )
+    temporal_namespace: str = Field(default="default", min_length=1, description="Namespace of all workflows.")
+    archival_slots: Count = Field(default=2, description="Datablocks that one worker writes at once.")
+    retrieval_slots: Count = Field(default=4, description="Datablocks that one worker reads from the LTS at once.")
+    control_slots: Count = Field(default=50, description="Light steps that one worker does at once.")
+    graceful_shutdown_s: Seconds = Field(
+        default=10, description="Time that a stopping worker gives to running steps, in s."
+    )
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        default="info", description="How much the service logs."
+    )
+
+    @field_validator("s3_external_endpoint", "scicat_datasets_api_prefix")
+    @classmethod
+    def _as_its_namesake(cls, value: str, info: ValidationInfo) -> str:
+        """Fill in the settings whose default is another setting's value."""
+        namesake = {"s3_external_endpoint": "s3_endpoint", "scicat_datasets_api_prefix": "scicat_api_prefix"}
+        # A namesake that was refused itself is absent here, and is named by its own error.
+        return value or info.data.get(namesake[str(info.field_name)], "")
+
+    @field_validator("ca_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        """TOML has no null."""
+        return value or None
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse combinations that would break a promise later."""
+        if self.retrieval_retention_days < self.s3_url_expiration_days + 1:
+            raise ValueError(
+                f"RETRIEVAL_RETENTION_DAYS is {self.retrieval_retention_days} but must be at least "
+                f"S3_URL_EXPIRATION_DAYS + 1 ({self.s3_url_expiration_days + 1}), "
+                "or a link would outlive what it points to"
+            )
+        buckets = (self.s3_landingzone_bucket, self.s3_retrieval_bucket, self.s3_state_bucket)
+        if len(set(buckets)) < len(buckets):
+            raise ValueError("S3_LANDINGZONE_BUCKET, S3_RETRIEVAL_BUCKET and S3_STATE_BUCKET must be three buckets")
+        return self
+
+    @property
+    def datablock_target_bytes(self) -> int:
+        """Size at which a datablock is closed, in bytes."""
+        return round(self.archiver_target_size_gb * GB)
+
+    def require(self, *names: str) -> None:
+        """Refuse to go on without these settings, which have no default but only some processes need.
+
+        Args:
+            *names: Field names or setting names, in either case.
+
+        Raises:
+            SettingsError: Names every one that is empty, in one sentence each.
+        """
+        missing = [name.upper() for name in names if not _filled(getattr(self, name.lower()))]
+        if missing:
+            raise sources.SettingsError([f"{name} must be set and not be empty." for name in missing])
+
+    def require_job_endpoint_credentials(self) -> None:
+        """Refuse to serve an API whose job endpoint anybody could use.
+
+        Raises:
+            SettingsError: One sentence, when either of `JOB_ENDPOINT_USERNAME`, `JOB_ENDPOINT_PASSWORD` is empty.
+        """
+        if not (_filled(self.job_endpoint_username) and _filled(self.job_endpoint_password)):
+            raise sources.SettingsError(
+                ["JOB_ENDPOINT_USERNAME and JOB_ENDPOINT_PASSWORD must be set: SciCat calls /archiver/jobs as them."]
+            )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments (tests), environment, secrets files, `config.toml`."""
+        return (init_settings, env_settings, *sources.secrets_files(settings_cls), sources.config_file(settings_cls))
+
+
+def _filled(value: object) -> bool:
+    return bool(value.get_secret_value() if isinstance(value, SecretStr) else value)

@@ -1,0 +1,87 @@
+"""Where settings come from, first match wins: environment, secrets files, `config.toml`, defaults.
+
+Secrets files lie in `SECRETS_DIR` (/run/secrets), one per setting, named by the setting in lower case; container
+runtimes mount them so. `config.toml` is the one named by `SCOPEMARCHIVER_CONFIG`, else ./config.toml where it exists.
+"""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SecretsSettingsSource
+
+if TYPE_CHECKING:
+    from settings.model import Settings
+
+CONFIG_VARIABLE = "SCOPEMARCHIVER_CONFIG"
+SECRETS_VARIABLE = "SECRETS_DIR"
+DEFAULT_CONFIG = Path("config.toml")
+DEFAULT_SECRETS = Path("/run/secrets")
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the text is one sentence a line, each naming a setting and what is wrong."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        super().__init__("\n".join(sentences))
+        self.sentences = tuple(sentences)
+
+
+def load_settings() -> "Settings":
+    """Read and check the configuration of this process.
+
+    Raises:
+        SettingsError: Says of every wrong setting what is wrong with it, never its value.
+    """
+    from settings.model import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        # `from None`: pydantic's own text quotes the values, which may be secrets.
+        raise SettingsError([_sentence(detail) for detail in error.errors(include_input=False)]) from None
+
+
+def config_path() -> Path | None:
+    """Tell which `config.toml` counts; None where there is none.
+
+    Raises:
+        SettingsError: `SCOPEMARCHIVER_CONFIG` names a file that is not there.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise SettingsError([f"{CONFIG_VARIABLE} names {named}, which is not a file."])
+        return Path(named)
+    return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
+
+
+def config_file(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    """Build the source that reads `config.toml`; setting names count in either case."""
+    path = config_path()
+    if path is None:
+        return InitSettingsSource(settings_cls, init_kwargs={})
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"{path} cannot be read: {error}."]) from error
+    return InitSettingsSource(settings_cls, init_kwargs={name.lower(): value for name, value in content.items()})
+
+
+def secrets_files(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettingsSource, ...]:
+    """Build the source that reads secrets files; none where the folder does not exist, as on a laptop."""
+    folder = Path(os.environ.get(SECRETS_VARIABLE) or DEFAULT_SECRETS)
+    return (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder.is_dir() else ()
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in detail["loc"]).upper()
+    if detail["type"] == "extra_forbidden":
+        return f"{name} is not the name of a setting."
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name} {message}." if name else f"{message}."

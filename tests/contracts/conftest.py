@@ -1,0 +1,120 @@
+"""Real servers for the contract suites: each is one process per test session, in a temporary folder."""
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cli import binaries
+from tests.fakes.processes import ServerProcess, free_port
+
+REGION = "eu-west-1"
+ACCESS_KEY, SECRET_KEY = "root-of-tests", "secret-of-tests"
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """MinIO with no buckets."""
+    with _running(minio_process(tmp_path_factory.mktemp("minio"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def lts_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A tape library whose library time stands still at zero: files are on tape as soon as somebody looks."""
+    with _running(lts_process(tmp_path_factory.mktemp("lts"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def scicat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """SciCat with its local accounts."""
+    with _running(scicat_process(tmp_path_factory.mktemp("scicat"))) as server:
+        yield server
+
+
+@pytest.fixture
+def own_minio(tmp_path: Path) -> Iterator[ServerProcess]:
+    """MinIO that a test may stop."""
+    with _running(minio_process(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+def own_lts(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start a tape library with settings (names without `MOCK_LTS_`) that a test may stop."""
+    started: list[ServerProcess] = []
+
+    def start(**settings: str) -> ServerProcess:
+        server = lts_process(tmp_path, **settings)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def own_scicat(tmp_path: Path) -> Iterator[ServerProcess]:
+    """SciCat that a test may stop."""
+    with _running(scicat_process(tmp_path)) as server:
+        yield server
+
+
+def minio_process(folder: Path, certificates: Path | None = None) -> ServerProcess:
+    """MinIO over a folder, not started."""
+    port = free_port()
+    argv = [str(binaries.minio()), "server", "--quiet", "--address", f"127.0.0.1:{port}"]
+    argv += ["--console-address", "127.0.0.1:0"]
+    argv += ["--certs-dir", str(certificates or folder / "no-certificates"), str(folder / "data")]
+    return ServerProcess(
+        argv,
+        url=f"{'https' if certificates else 'http'}://127.0.0.1:{port}",
+        ready_path="/minio/health/ready",
+        log=folder / "minio.log",
+        env={
+            "MINIO_ROOT_USER": ACCESS_KEY,
+            "MINIO_ROOT_PASSWORD": SECRET_KEY,
+            "MINIO_BROWSER": "off",
+            "MINIO_UPDATE": "off",
+        },
+        ca_file=certificates / "public.crt" if certificates else None,
+    )
+
+
+def lts_process(folder: Path, **settings: str) -> ServerProcess:
+    """The stand-in for a tape library, not started."""
+    port = free_port()
+    env = {"PORT": str(port), "STATE": str(folder / "lts"), "TOKEN": "token-of-tests", "TIME_FACTOR": "0", **settings}
+    return ServerProcess(
+        [sys.executable, "-m", "mock_lts"],
+        url=f"http://127.0.0.1:{port}",
+        ready_path="/.well-known/wlcg-tape-rest-api",
+        log=folder / "lts.log",
+        env={f"MOCK_LTS_{name}": value for name, value in env.items()},
+    )
+
+
+def scicat_process(folder: Path) -> ServerProcess:
+    """The stand-in for SciCat, not started."""
+    port = free_port()
+    return ServerProcess(
+        [sys.executable, "-m", "mock_scicat"],
+        url=f"http://127.0.0.1:{port}",
+        ready_path="/api/v3/health",
+        log=folder / "scicat.log",
+        env={"MOCK_SCICAT_PORT": str(port), "MOCK_SCICAT_STATE": str(folder / "scicat.sqlite")},
+    )
+
+
+@contextmanager
+def _running(server: ServerProcess) -> Generator[ServerProcess]:
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

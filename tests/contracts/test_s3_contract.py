@@ -1,0 +1,428 @@
+"""What the archiver relies on S3 for, asked of a real MinIO through `ObjectStore` and `BulkObjects`."""
+
+import asyncio
+import base64
+import hashlib
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from clients.s3 import ObjectStore, ObjectVersion
+from clients.s3_bulk import BulkObjects, ObjectChanged, PartRefused, UploadVanished
+from domain.errors import Misconfigured, ObjectStoreUnavailable
+from tests.contracts.conftest import ACCESS_KEY, REGION, SECRET_KEY, minio_process
+from tests.fakes.processes import ServerProcess
+
+CREDENTIALS: dict[str, Any] = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "region": REGION}
+MIB = 1 << 20
+PART = 5 * MIB
+
+AWKWARD = [
+    "with space.tif",
+    "plus+plus",
+    "100%",
+    "percent%41encoded",
+    "quote'double\"",
+    "amp&less<more>",
+    "ünïcödé/試料.mrc",
+    "e\u0301 decomposed",
+    "tilde~star*(paren)!",
+    "hash#question?equals=semi;colon:at@comma,",
+    "back`tick^caret|pipe{brace}[bracket]",
+    "a/b/" + "long" * 60,
+]
+
+
+@pytest.fixture
+async def store(minio_server: ServerProcess) -> AsyncIterator[ObjectStore]:
+    async with ObjectStore.connect(endpoint=minio_server.url, **CREDENTIALS) as store:
+        yield store
+
+
+@pytest.fixture
+def bulk(minio_server: ServerProcess) -> Iterator[BulkObjects]:
+    bulk = BulkObjects(endpoint=minio_server.url, **CREDENTIALS)
+    yield bulk
+    bulk.close()
+
+
+@pytest.fixture
+async def bucket(store: ObjectStore) -> str:
+    name = f"plain-{uuid4()}"
+    await store.ensure_bucket(name, versioned=False)
+    return name
+
+
+@pytest.fixture
+async def versioned(store: ObjectStore) -> str:
+    name = f"versioned-{uuid4()}"
+    await store.ensure_bucket(name, versioned=True)
+    return name
+
+
+async def versions(store: ObjectStore, bucket: str, prefix: str = "") -> list[ObjectVersion]:
+    return [version async for version in store.list_versions(bucket, prefix)]
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+
+
+def composite(*parts: bytes) -> str:
+    return b64(b"".join(hashlib.sha256(part).digest() for part in parts))
+
+
+def read(bulk: BulkObjects, bucket: str, version: ObjectVersion, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    bulk.read_range(
+        bucket, version.key, version_id=version.version_id, etag=version.etag, offset=offset, into=memoryview(buffer)
+    )
+    return bytes(buffer)
+
+
+def send(bulk: BulkObjects, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> tuple[int, str, str]:
+    etag = bulk.upload_part(bucket, key, upload_id, number, len(data), [memoryview(data)], b64(data))
+    return number, etag, b64(data)
+
+
+# --- small objects ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_small_object_comes_back_as_it_was_written(store: ObjectStore, bucket: str) -> None:
+    assert await store.put(bucket, "a/b", b"content")
+    assert await store.get(bucket, "a/b") == b"content"
+    assert await store.exists(bucket, "a/b")
+
+
+async def test_an_absent_object_is_none(store: ObjectStore, bucket: str) -> None:
+    assert await store.get(bucket, "nothing") is None
+    assert await store.head(bucket, "nothing") is None
+    assert not await store.exists(bucket, "nothing")
+
+
+async def test_put_only_if_absent_leaves_what_is_there(store: ObjectStore, bucket: str) -> None:
+    assert await store.put(bucket, "journal", b"first", only_if_absent=True)
+    assert not await store.put(bucket, "journal", b"second", only_if_absent=True)
+    assert await store.get(bucket, "journal") == b"first"
+
+
+@pytest.mark.parametrize("key", AWKWARD)
+async def test_awkward_keys(store: ObjectStore, bulk: BulkObjects, versioned: str, key: str) -> None:
+    await store.put(versioned, key, b"0123456789")
+    [listed] = [item async for item in store.list_objects(versioned, key)]
+    [version] = await versions(store, versioned, key)
+    assert (listed.key, listed.size) == (version.key, version.size) == (key, 10)
+    assert await asyncio.to_thread(read, bulk, versioned, version, 3, 4) == b"3456"
+    await store.delete_versions(versioned, [(key, version.version_id)])
+    assert await versions(store, versioned) == []
+
+
+# --- listings ---------------------------------------------------------------------------------------------------------
+
+
+async def test_listings_page(store: ObjectStore, versioned: str) -> None:
+    keys = [f"p/{n:04d} +%" for n in range(1003)]
+    slots = asyncio.Semaphore(16)
+
+    async def put(key: str) -> None:
+        async with slots:
+            await store.put(versioned, key, b"x")
+
+    await asyncio.gather(*(put(key) for key in [*keys, "q/other"]))
+    assert [item.key async for item in store.list_objects(versioned, "p/")] == keys
+    listed = await versions(store, versioned, "p/")
+    assert [version.key for version in listed] == keys
+    await store.delete_versions(versioned, [(version.key, version.version_id) for version in listed])
+    assert [item.key async for item in store.list_objects(versioned, "")] == ["q/other"]
+
+
+async def test_versions_come_newest_first_and_delete_markers_among_them(store: ObjectStore, versioned: str) -> None:
+    await store.put(versioned, "a", b"1")
+    await store.put(versioned, "a", b"22")
+    await store.delete_objects(versioned, ["a"])
+    await store.put(versioned, "b", b"333")
+    found = await versions(store, versioned)
+    assert [(v.key, v.size, v.is_latest, v.delete_marker) for v in found] == [
+        ("a", 0, True, True),
+        ("a", 2, False, False),
+        ("a", 1, False, False),
+        ("b", 3, True, False),
+    ]
+    assert await store.head(versioned, "a", found[0].version_id) is None
+    old = await store.head(versioned, "a", found[2].version_id)
+    assert old is not None
+    assert (old.size, old.etag, old.version_id) == (1, found[2].etag, found[2].version_id)
+
+
+async def test_without_versioning_the_version_is_called_null(store: ObjectStore, bucket: str) -> None:
+    await store.put(bucket, "a", b"1")
+    [version] = await versions(store, bucket)
+    assert version.version_id == "null"
+    await store.delete_versions(bucket, [("a", "null")])
+    assert not await store.exists(bucket, "a")
+
+
+async def test_deleting_twice_is_fine(store: ObjectStore, bucket: str, versioned: str) -> None:
+    await store.delete_objects(bucket, ["never there"])
+    await store.put(versioned, "a", b"1")
+    [version] = await versions(store, versioned)
+    for _ in range(2):
+        await store.delete_versions(versioned, [("a", version.version_id)])
+    await store.delete_versions(versioned, [])
+    assert await versions(store, versioned) == []
+
+
+# --- ranged reads -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_range_is_read_of_the_pinned_version(store: ObjectStore, bulk: BulkObjects, versioned: str) -> None:
+    data = bytes(range(256)) * 4096
+    await store.put(versioned, "a", data)
+    [pinned] = await versions(store, versioned)
+    await store.put(versioned, "a", b"newer")
+    assert read(bulk, versioned, pinned, 0, MIB // 2) == data[: MIB // 2]
+    assert read(bulk, versioned, pinned, MIB // 2, MIB // 2) == data[MIB // 2 :]
+    assert read(bulk, versioned, pinned, 7, 0) == b""
+
+
+async def test_another_object_than_the_pinned_one_is_told(
+    store: ObjectStore, bulk: BulkObjects, bucket: str, versioned: str
+) -> None:
+    await store.put(bucket, "a", b"before")
+    before = await store.head(bucket, "a")
+    assert before is not None
+    view = memoryview(bytearray(6))
+    bulk.read_range(bucket, "a", version_id=None, etag=before.etag, offset=0, into=view)
+    await store.put(bucket, "a", b"after!")
+    cases = [
+        (bucket, "a", None, before.etag, 0),
+        (bucket, "absent", None, before.etag, 0),
+        (bucket, "a", str(uuid4()), before.etag, 0),
+    ]
+    await store.put(versioned, "gone", b"before")
+    [gone] = await versions(store, versioned)
+    await store.delete_versions(versioned, [("gone", gone.version_id)])
+    cases.append((versioned, "gone", gone.version_id, gone.etag, 0))
+    await store.put(versioned, "short", b"abc")
+    [short] = await versions(store, versioned, "short")
+    cases.append((versioned, "short", short.version_id, short.etag, 3))
+    for where, key, version_id, etag, offset in cases:
+        with pytest.raises(ObjectChanged) as caught:
+            bulk.read_range(where, key, version_id=version_id, etag=etag, offset=offset, into=view)
+        assert caught.value.key == key
+
+
+# --- multipart --------------------------------------------------------------------------------------------------------
+
+
+async def test_an_upload_in_parts_has_the_composite_of_its_parts(
+    store: ObjectStore, bulk: BulkObjects, bucket: str
+) -> None:
+    key, first, second = "dir/ü +%.tar", b"a" * PART, b"b" * 1000
+    upload_id = await store.create_multipart(bucket, key)
+    sent = [send(bulk, bucket, key, upload_id, 1, first), send(bulk, bucket, key, upload_id, 2, second)]
+    parts = await store.list_parts(bucket, key, upload_id)
+    assert parts is not None
+    assert {n: (part.size, part.etag, part.sha256_b64) for n, part in parts.items()} == {
+        number: (len(data), etag, digest) for (number, etag, digest), data in zip(sent, (first, second), strict=True)
+    }
+    await store.complete_multipart(bucket, key, upload_id, sent, composite(first, second))
+    head = await store.head(bucket, key)
+    assert head is not None
+    assert (head.size, head.composite_sha256) == (PART + 1000, f"{composite(first, second)}-2")
+    assert await store.list_parts(bucket, key, upload_id) is None
+
+
+async def test_an_upload_of_one_part_is_composite_too(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
+    upload_id = await store.create_multipart(bucket, "a")
+    await store.complete_multipart(
+        bucket, "a", upload_id, [send(bulk, bucket, "a", upload_id, 1, b"x")], composite(b"x")
+    )
+    head = await store.head(bucket, "a")
+    assert head is not None
+    assert head.composite_sha256 == f"{composite(b'x')}-1"
+
+
+async def test_a_damaged_part_is_refused(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
+    upload_id = await store.create_multipart(bucket, "a")
+    with pytest.raises(PartRefused):
+        bulk.upload_part(bucket, "a", upload_id, 1, 4, [memoryview(b"ab"), memoryview(b"cd")], b64(b"abce"))
+    assert await store.list_parts(bucket, "a", upload_id) == {}
+
+
+async def test_other_parts_or_another_composite_are_refused(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
+    upload_id = await store.create_multipart(bucket, "a")
+    number, etag, digest = send(bulk, bucket, "a", upload_id, 1, b"x")
+    with pytest.raises(PartRefused):
+        await store.complete_multipart(bucket, "a", upload_id, [(number, etag, digest)], composite(b"y"))
+    with pytest.raises(PartRefused):
+        await store.complete_multipart(bucket, "a", upload_id, [(number, etag, b64(b"y"))], composite(b"y"))
+    with pytest.raises(PartRefused):
+        await store.complete_multipart(bucket, "a", upload_id, [(7, etag, digest)], composite(b"x"))
+    await store.complete_multipart(bucket, "a", upload_id, [(number, etag, digest)], composite(b"x"))
+
+
+async def test_an_unknown_upload_has_vanished(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
+    upload_id = await store.create_multipart(bucket, "a")
+    sent = send(bulk, bucket, "a", upload_id, 1, b"x")
+    for _ in range(2):
+        await store.abort_multipart(bucket, "a", upload_id)
+    assert await store.list_parts(bucket, "a", upload_id) is None
+    with pytest.raises(UploadVanished):
+        send(bulk, bucket, "a", upload_id, 1, b"x")
+    with pytest.raises(UploadVanished):
+        await store.complete_multipart(bucket, "a", upload_id, [sent], composite(b"x"))
+
+
+async def test_open_uploads_are_found_below_a_prefix(store: ObjectStore, bucket: str) -> None:
+    inside = await store.create_multipart(bucket, "abc/ü +%")
+    await store.create_multipart(bucket, "abcd/b")
+    found = await store.open_uploads(bucket, "abc/")
+    assert [(upload.key, upload.upload_id) for upload in found] == [("abc/ü +%", inside)]
+
+
+async def test_open_uploads_from_before_a_restart_are_found_by_key(own_minio: ServerProcess) -> None:
+    async with ObjectStore.connect(endpoint=own_minio.url, **CREDENTIALS) as store:
+        await store.ensure_bucket("bucket", versioned=True)
+        upload_id = await store.create_multipart("bucket", "abc/a")
+        own_minio.stop(kill=True)
+        own_minio.start()
+        # The reason for `keys`; should MinIO ever list them all, `keys` can go.
+        assert await store.open_uploads("bucket", "abc/") == []
+        [found] = await store.open_uploads("bucket", "abc/", keys=["abc/a", "abc/b"])
+        assert found.upload_id == upload_id
+
+
+# --- buckets, links ---------------------------------------------------------------------------------------------------
+
+
+async def test_buckets_are_made_once(store: ObjectStore) -> None:
+    name = f"made-{uuid4()}"
+    assert await store.versioning(name) is None
+    await store.ensure_bucket(name, versioned=False)
+    assert await store.versioning(name) == "Off"
+    for _ in range(2):
+        await store.ensure_bucket(name, versioned=True)
+    assert await store.versioning(name) == "Enabled"
+    await store.ensure_bucket(name, versioned=False)
+    assert await store.versioning(name) == "Enabled"
+
+
+async def test_a_link_is_for_the_users_side_of_the_network(store: ObjectStore, bucket: str, bulk: BulkObjects) -> None:
+    async with ObjectStore.connect(
+        endpoint="http://internal.invalid:9000", external_endpoint="https://files.example.org", **CREDENTIALS
+    ) as split:
+        link = await split.presign_get(bucket, "a b", 60)
+    assert link.startswith(f"https://files.example.org/{bucket}/a%20b?")
+    await store.put(bucket, "a b", b"content")
+    link = await store.presign_get(bucket, "a b", 60, download_name='schöne "Probe".tar')
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(link)
+    assert answer.content == b"content"
+    expected = "attachment; filename*=UTF-8''sch%C3%B6ne%20%22Probe%22.tar"
+    assert answer.headers["content-disposition"] == expected
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_missing_bucket_is_ours_to_mend(store: ObjectStore, bulk: BulkObjects) -> None:
+    with pytest.raises(Misconfigured):
+        await store.put("no-such-bucket", "a", b"")
+    with pytest.raises(Misconfigured):
+        await store.get("no-such-bucket", "a")
+    with pytest.raises(Misconfigured):
+        await store.head("no-such-bucket", "a")
+    with pytest.raises(Misconfigured):
+        await versions(store, "no-such-bucket")
+    with pytest.raises(Misconfigured):
+        await store.delete_objects("no-such-bucket", ["a"])
+    with pytest.raises(Misconfigured):
+        bulk.read_range("no-such-bucket", "a", version_id=None, etag="x", offset=0, into=memoryview(bytearray(1)))
+
+
+@pytest.mark.parametrize("wrong", [{"access_key": "nobody"}, {"secret_key": "wrong-secret"}])
+async def test_refused_credentials_are_ours_to_mend(
+    minio_server: ServerProcess, bucket: str, wrong: dict[str, Any]
+) -> None:
+    async with ObjectStore.connect(endpoint=minio_server.url, **{**CREDENTIALS, **wrong}) as store:
+        for call in (store.get(bucket, "a"), store.head(bucket, "a"), store.versioning(bucket)):
+            with pytest.raises(Misconfigured) as caught:
+                await call
+            assert "secret" not in str(caught.value)
+    bulk = BulkObjects(endpoint=minio_server.url, **{**CREDENTIALS, **wrong})
+    with pytest.raises(Misconfigured) as caught:
+        bulk.read_range(bucket, "a", version_id=None, etag="x", offset=0, into=memoryview(bytearray(1)))
+    bulk.close()
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_server_that_is_down_may_come_back(own_minio: ServerProcess) -> None:
+    bulk = BulkObjects(endpoint=own_minio.url, **CREDENTIALS)
+    async with ObjectStore.connect(endpoint=own_minio.url, **CREDENTIALS) as store:
+        await store.ensure_bucket("bucket", versioned=True)
+        await store.put("bucket", "a", b"x")
+        [version] = await versions(store, "bucket")
+        upload_id = await store.create_multipart("bucket", "b")
+        assert read(bulk, "bucket", version, 0, 1) == b"x"
+        own_minio.stop(kill=True)
+        with pytest.raises(ObjectStoreUnavailable):
+            await store.get("bucket", "a")
+        with pytest.raises(ObjectStoreUnavailable):
+            read(bulk, "bucket", version, 0, 1)
+        own_minio.start()
+        # Nothing has to be opened anew; connections that died meanwhile are noticed.
+        assert await store.get("bucket", "a") == b"x"
+        assert read(bulk, "bucket", version, 0, 1) == b"x"
+        send(bulk, "bucket", "b", upload_id, 1, b"x")
+        own_minio.stop(kill=True)
+        own_minio.start()
+        send(bulk, "bucket", "b", upload_id, 1, b"x")
+    bulk.close()
+
+
+@pytest.fixture
+def tls_minio(tmp_path: Path) -> Iterator[tuple[ServerProcess, Path]]:
+    """MinIO behind TLS, and the certificate that it must be trusted by."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is needed to make a certificate")
+    certificates = tmp_path / "certificates"
+    certificates.mkdir()
+    certificate = certificates / "public.crt"
+    argv = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    argv += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    argv += ["-keyout", str(certificates / "private.key"), "-out", str(certificate)]
+    subprocess.run(argv, check=True, capture_output=True)
+    server = minio_process(tmp_path, certificates)
+    try:
+        server.start()
+        yield server, certificate
+    finally:
+        server.stop()
+
+
+async def test_tls_with_a_certificate_of_ones_own(tls_minio: tuple[ServerProcess, Path]) -> None:
+    server, certificate = tls_minio
+    data = b"z" * PART
+    bulk = BulkObjects(endpoint=server.url, ca_file=certificate, **CREDENTIALS)
+    async with ObjectStore.connect(endpoint=server.url, ca_file=certificate, **CREDENTIALS) as store:
+        await store.ensure_bucket("bucket", versioned=True)
+        upload_id = await store.create_multipart("bucket", "a")
+        sent = send(bulk, "bucket", "a", upload_id, 1, data)
+        await store.complete_multipart("bucket", "a", upload_id, [sent], composite(data))
+        [version] = await versions(store, "bucket")
+        assert read(bulk, "bucket", version, 0, PART) == data
+    bulk.close()
+    distrustful = BulkObjects(endpoint=server.url, **CREDENTIALS)
+    with pytest.raises(ObjectStoreUnavailable, match="certificate"):
+        read(distrustful, "bucket", version, 0, 1)
+    async with ObjectStore.connect(endpoint=server.url, **CREDENTIALS) as store:
+        with pytest.raises(ObjectStoreUnavailable):
+            await store.get("bucket", "a")

@@ -1,0 +1,403 @@
+"""What the archiver relies on SciCat for, asked of the stand-in through `Catalogue`; traps as in scicat-contract.md."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from clients.scicat import Catalogue, JobDataset
+from domain.errors import (
+    CatalogueUnavailable,
+    JobRefused,
+    Misconfigured,
+    NoAccess,
+    UnknownDataset,
+    UnknownJob,
+)
+from domain.files import RegisteredFile
+from tests.contracts.conftest import scicat_process
+from tests.fakes.canned import Canned, CannedServer
+from tests.fakes.processes import ServerProcess
+
+SERVICE: dict[str, Any] = {"username": "archiveManager", "password": "aman"}
+ALICE: dict[str, Any] = {"username": "alice", "password": "alice"}
+FILE: dict[str, Any] = {"path": "a b/ü.tif", "size": 10, "time": "2026-01-02T03:04:05.123456789+01:00"}
+BLOCK: dict[str, Any] = {
+    "size": 10,
+    "packed_size": 2048,
+    "version": "bagit-tar-1",
+    "checksum_algorithm": "sha256",
+    "files": [{**FILE, "chk": "AB" * 32, "perm": "-rw-r--r--", "uid": "0", "gid": "users"}],
+}
+
+
+class Users:
+    """SciCat as others see it: they register datasets and post jobs, and order mishaps."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, trust_env=False)
+        self._tokens: dict[str, str] = {}
+
+    def close(self) -> None:
+        self.http.close()
+
+    def ask(self, method: str, path: str, body: Any = None, *, as_: dict[str, str] = ALICE) -> Any:
+        name = as_["username"]
+        if name not in self._tokens:
+            self._tokens[name] = self.http.post("/api/v3/auth/login", json=as_).json()["access_token"]
+        answer = self.http.request(method, path, json=body, headers={"Authorization": f"Bearer {self._tokens[name]}"})
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def dataset(self) -> str:
+        return self.ask(
+            "POST",
+            "/api/v3/datasets",
+            {
+                "type": "raw",
+                "owner": "Alice",
+                "contactEmail": "alice@example.org",
+                "sourceFolder": "/data/run1",
+                "creationTime": "2026-01-01T00:00:00Z",
+                "ownerGroup": "group1",
+                "principalInvestigator": "Alice",
+                "creationLocation": "/ETH/ScopeM",
+            },
+        )["pid"]
+
+    def originals(self, pid: str, *files: dict[str, Any], **more: Any) -> None:
+        body = {"size": sum(file["size"] for file in files), "dataFileList": list(files), **more}
+        self.ask("POST", f"/api/v3/datasets/{quote(pid, safe='')}/origdatablocks", body)
+
+    def job(self, version: str, *datasets: dict[str, Any]) -> str:
+        body: dict[str, Any] = {"type": "archive", "datasetList": list(datasets)}
+        if version == "v4":
+            body = {"type": "archive", "jobParams": {"datasetList": list(datasets)}}
+            body |= {"ownerGroup": "group1", "ownerUser": "alice"}
+        return self.ask("POST", f"/api/{version}/jobs", body)["id"]
+
+    def fault(self, prefix: str, **details: Any) -> None:
+        self.http.post("/mock/faults", json={"path_prefix": prefix, **details}).raise_for_status()
+
+    def requests(self, prefix: str = "", method: str | None = None) -> list[tuple[str, int]]:
+        asked: dict[str, str] = {"path_prefix": prefix} | ({"method": method} if method else {})
+        found = self.http.get("/mock/requests", params=asked).json()["requests"]
+        return [(seen["method"], seen["status"]) for seen in found]
+
+    def forget(self) -> None:
+        self.http.post("/mock/faults", json={}).raise_for_status()
+        self.http.delete("/mock/requests").raise_for_status()
+
+
+@pytest.fixture
+def users(scicat_server: ServerProcess) -> Iterator[Users]:
+    with closing(Users(scicat_server.url)) as users:
+        users.forget()
+        yield users
+        users.forget()
+
+
+Open = Callable[..., Catalogue]
+
+
+@pytest.fixture
+async def open_catalogue(scicat_server: ServerProcess) -> AsyncIterator[Open]:
+    """Makes catalogues, by default the service's before the server that all tests share."""
+    opened: list[Catalogue] = []
+
+    def open_(**options: Any) -> Catalogue:
+        given: dict[str, Any] = {"endpoint": scicat_server.url, **SERVICE, **options}
+        opened.append(Catalogue(**given))
+        return opened[-1]
+
+    yield open_
+    for catalogue in opened:
+        await catalogue.aclose()
+
+
+@pytest.fixture
+def catalogue(open_catalogue: Open) -> Catalogue:
+    return open_catalogue()
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reads", ["v3", "v4"])
+@pytest.mark.parametrize("posted", ["v3", "v4"])
+async def test_a_job_is_read_and_patched_in_either_version(
+    open_catalogue: Open, users: Users, posted: str, reads: str
+) -> None:
+    catalogue = open_catalogue(jobs_api_prefix=f"/api/{reads}")
+    pid, other = users.dataset(), users.dataset()
+    users.originals(other, FILE)
+    job_id = users.job(posted, {"pid": pid, "files": []}, {"pid": other, "files": [FILE["path"]]})
+    job = await catalogue.job(job_id)
+    assert (job.id, job.type, job.status) == (job_id, "archive", "jobSubmitted")
+    assert job.datasets == (JobDataset(pid), JobDataset(other, (FILE["path"],)))
+    if reads == "v4":
+        assert (job.owner_user, job.owner_group) == ("alice", "group1")
+    await catalogue.patch_job(job_id, "inProgress", "Under way.", {"result": [1]})
+    await catalogue.patch_job(job_id, "finishedSuccessful", "Done.")
+    job = await catalogue.job(job_id)
+    assert job.status == "finishedSuccessful"
+    assert job.result == {"result": [1]}
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_an_unknown_job(open_catalogue: Open, users: Users, version: str) -> None:
+    catalogue = open_catalogue(jobs_api_prefix=f"/api/{version}")
+    with pytest.raises(UnknownJob):
+        await catalogue.job(str(uuid4()))
+    with pytest.raises(JobRefused):
+        await catalogue.patch_job(str(uuid4()), "inProgress", "")
+    pid = users.dataset()
+    job_id = users.job(version, {"pid": pid, "files": []})
+    users.ask("DELETE", f"/api/v3/datasets/{quote(pid, safe='')}", as_=SERVICE)
+    with pytest.raises(JobRefused):
+        await catalogue.patch_job(job_id, "inProgress", "")
+
+
+async def test_a_wrong_prefix_is_no_refusal(open_catalogue: Open, users: Users) -> None:
+    job_id = users.job("v4", {"pid": users.dataset(), "files": []})
+    misled = open_catalogue(api_prefix="/api/v3", jobs_api_prefix="/api/v9")
+    with pytest.raises(Misconfigured):
+        await misled.patch_job(job_id, "inProgress", "")
+    misled = open_catalogue(api_prefix="/api/v4")
+    with pytest.raises(Misconfigured):
+        await misled.dataset("any")
+
+
+async def test_a_job_that_the_account_may_not_read(open_catalogue: Open, users: Users) -> None:
+    job_id = users.job("v4", {"pid": users.dataset(), "files": []})
+    bob = open_catalogue(username="bob", password="bob")
+    with pytest.raises(Misconfigured):
+        await bob.job(job_id)
+    with pytest.raises(Misconfigured):
+        await bob.patch_job(job_id, "inProgress", "")
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_dataset(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    users.originals(pid, FILE)
+    found = await catalogue.dataset(pid)
+    assert (found.pid, found.owner_group, found.source_folder) == (pid, "group1", "/data/run1")
+    assert (found.size, found.number_of_files, found.archivable) == (10, 1, True)
+
+
+async def test_a_life_cycle_is_changed_where_it_is_told(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    await catalogue.patch_lifecycle(pid, {"retrievable": True, "archiveStatusMessage": "started"})
+    await catalogue.patch_lifecycle(pid, {"archivable": False, "archiveReturnMessage": {"why": "as a test"}})
+    found = await catalogue.lifecycle(pid)
+    assert (found.archivable, found.retrievable, found.is_on_central_disk) == (False, True, True)
+    assert (found.archive_status, found.retrieve_status) == ("started", "")
+    assert found.raw["archiveReturnMessage"] == {"why": "as a test"}
+
+
+async def test_original_files_of_all_blocks(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    assert await catalogue.original_files(pid) == []
+    users.originals(pid, FILE | {"chk": "ABCDEF", "perm": "-rw-r--r--", "uid": "7", "gid": "users"}, chkAlg="sha1")
+    users.originals(pid, FILE | {"path": "b"}, FILE | {"path": "c"})
+    first, second, third = await catalogue.original_files(pid)
+    assert first == RegisteredFile(
+        FILE["path"], 10, "2026-01-02T02:04:05.123Z", "-rw-r--r--", "7", "users", digest="abcdef", algorithm="sha1"
+    )
+    assert (second.path, second.digest, second.algorithm, third.path) == ("b", "", "", "c")
+
+
+async def test_an_unknown_dataset(catalogue: Catalogue) -> None:
+    calls: list[Callable[[str], Awaitable[Any]]] = [
+        catalogue.dataset,
+        catalogue.lifecycle,
+        catalogue.original_files,
+        catalogue.datablocks,
+        lambda pid: catalogue.patch_lifecycle(pid, {"archivable": True}),
+        lambda pid: catalogue.add_datablock(pid, archive_id="x", **BLOCK),
+    ]
+    for call in calls:
+        with pytest.raises(UnknownDataset):
+            await call("20.500.11935/unknown ü+?")
+    await catalogue.delete_datablock("20.500.11935/unknown", "x")
+
+
+async def test_a_dataset_that_the_account_may_not_read(open_catalogue: Open, users: Users) -> None:
+    pid = users.dataset()
+    bob = open_catalogue(username="bob", password="bob")
+    with pytest.raises(NoAccess, match="'bob'"):
+        await bob.dataset(pid)
+    with pytest.raises(NoAccess):
+        await bob.patch_lifecycle(pid, {"archivable": False})
+
+
+# --- datablocks -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_datablock_is_registered_once(catalogue: Catalogue, users: Users) -> None:
+    pid, archive_id = users.dataset(), f"ids/{uuid4()}.tar"
+    # Together, since a retried activity may overlap with the attempt before it.
+    users.fault("/api/v3/datasets", method="POST", delay_s=0.3)
+    await asyncio.gather(*(catalogue.add_datablock(pid, archive_id=archive_id, **BLOCK) for _ in range(5)))
+    [block] = await catalogue.datablocks(pid)
+    assert (block.archive_id, block.size, block.packed_size) == (archive_id, 10, 2048)
+    assert (block.version, block.checksum_algorithm) == ("bagit-tar-1", "sha256")
+    [file] = block.files
+    assert (file.path, file.size, file.digest, file.algorithm) == (FILE["path"], 10, "ab" * 32, "sha256")
+    assert [seen for seen in users.requests(method="POST") if seen == ("POST", 500)] == []
+    for _ in range(2):
+        await catalogue.delete_datablock(pid, block.id)
+    assert await catalogue.datablocks(pid) == []
+
+
+async def test_calls_of_one_dataset_come_one_after_another(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    users.fault("/api/v3/datasets", method="POST", delay_s=0.3)
+    await asyncio.gather(*(catalogue.add_datablock(pid, archive_id=str(uuid4()), **BLOCK) for _ in range(5)))
+    assert (await catalogue.dataset(pid)).packed_size == 5 * 2048
+    asked = users.requests(f"/api/v3/datasets/{pid}/datablocks")
+    assert asked == [("GET", 200), ("POST", 201)] * 5
+
+
+@pytest.mark.parametrize("mishap", [{"status": 500}, {"status": 504}, {"cut": True}])
+async def test_a_lost_answer_is_looked_up(catalogue: Catalogue, users: Users, mishap: dict[str, Any]) -> None:
+    pid = users.dataset()
+    users.fault("/api/v3/datasets", method="POST", after=True, **mishap)
+    await catalogue.add_datablock(pid, archive_id=str(uuid4()), **BLOCK)
+    assert len(await catalogue.datablocks(pid)) == 1
+
+
+async def test_an_archive_id_of_another_dataset_is_not_done(catalogue: Catalogue, users: Users) -> None:
+    first, second, archive_id = users.dataset(), users.dataset(), str(uuid4())
+    await catalogue.add_datablock(first, archive_id=archive_id, **BLOCK)
+    with pytest.raises(CatalogueUnavailable, match="500"):
+        await catalogue.add_datablock(second, archive_id=archive_id, **BLOCK)
+
+
+async def test_what_the_catalogue_says_is_passed_on(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    with pytest.raises(CatalogueUnavailable, match="noSuchField"):
+        await catalogue.patch_lifecycle(pid, {"noSuchField": 1})
+
+
+# --- the account and its token ----------------------------------------------------------------------------------------
+
+
+async def test_a_refused_token_is_renewed_once(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    await catalogue.dataset(pid)
+    users.http.delete("/mock/requests")
+    for status in (403, 401):
+        users.fault("/api/v3/datasets", status=status)
+        assert (await catalogue.dataset(pid)).pid == pid
+    logins = users.requests("/api/v3/auth/login")
+    assert logins == [("POST", 201)] * 2
+    users.fault("/api/v3/datasets", status=403, times=2)
+    with pytest.raises(NoAccess):
+        await catalogue.dataset(pid)
+    users.fault("/api/v3/datasets", status=401, times=2)
+    with pytest.raises(Misconfigured):
+        await catalogue.dataset(pid)
+
+
+async def test_many_refused_at_once_log_in_once(catalogue: Catalogue, users: Users) -> None:
+    pids = [users.dataset() for _ in range(8)]
+    await catalogue.dataset(pids[0])
+    users.http.delete("/mock/requests")
+    users.fault("/api/v3/datasets", status=403, times=8)
+    await asyncio.gather(*(catalogue.dataset(pid) for pid in pids))
+    assert users.requests("/api/v3/auth/login") == [("POST", 201)]
+
+
+async def test_a_token_is_renewed_before_it_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_catalogue: Open
+) -> None:
+    monkeypatch.setenv("MOCK_SCICAT_TOKEN_TTL_S", "3")
+    server = scicat_process(tmp_path)
+    try:
+        server.start()
+        catalogue = open_catalogue(endpoint=server.url)
+        with closing(Users(server.url)) as users:
+            while len(users.requests("/api/v3/auth/login")) < 3:
+                assert await catalogue.healthy()
+                await asyncio.sleep(0.05)
+            assert {status for _, status in users.requests()} == {200, 201}
+    finally:
+        server.stop()
+
+
+async def test_a_wrong_password_is_ours_to_mend_and_not_shown(open_catalogue: Open) -> None:
+    catalogue = open_catalogue(username="archiveManager", password="wrong-password")
+    with pytest.raises(Misconfigured) as caught:
+        await catalogue.dataset("any")
+    assert "wrong-password" not in str(caught.value)
+    assert not await catalogue.healthy()
+
+
+# --- a catalogue that is not there ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mishap", [{"status": 500}, {"status": 502}, {"status": 429}, {"cut": True, "times": 2}])
+async def test_mishaps_that_may_pass(catalogue: Catalogue, users: Users, mishap: dict[str, Any]) -> None:
+    pid = users.dataset()
+    users.fault("/api/v3/datasets", **mishap)
+    with pytest.raises(CatalogueUnavailable):
+        await catalogue.dataset(pid)
+    assert (await catalogue.dataset(pid)).pid == pid
+
+
+async def test_one_cut_read_is_repeated(catalogue: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    users.fault("/api/v3/datasets", cut=True)
+    assert (await catalogue.dataset(pid)).pid == pid
+    users.fault("/api/v3/datasets", cut=True, method="PATCH")
+    with pytest.raises(CatalogueUnavailable):
+        await catalogue.patch_lifecycle(pid, {"archivable": False})
+
+
+async def test_an_answer_that_does_not_come_in_time(open_catalogue: Open, users: Users) -> None:
+    catalogue = open_catalogue(timeout_s=0.5)
+    pid = users.dataset()
+    await catalogue.dataset(pid)
+    users.fault("/api/v3/datasets", delay_s=1.5)
+    with pytest.raises(CatalogueUnavailable, match="ReadTimeout"):
+        await catalogue.dataset(pid)
+
+
+async def test_a_server_that_is_down_may_come_back(own_scicat: ServerProcess, open_catalogue: Open) -> None:
+    catalogue = open_catalogue(endpoint=own_scicat.url)
+    with closing(Users(own_scicat.url)) as users:
+        pid = users.dataset()
+    assert await catalogue.healthy()
+    own_scicat.stop()
+    assert not await catalogue.healthy()
+    with pytest.raises(CatalogueUnavailable):
+        await catalogue.dataset(pid)
+    with pytest.raises(CatalogueUnavailable):
+        await catalogue.patch_lifecycle(pid, {"archivable": False})
+    own_scicat.start()
+    assert (await catalogue.dataset(pid)).pid == pid
+
+
+async def test_answers_that_make_no_sense_are_no_answers(open_catalogue: Open) -> None:
+    with CannedServer() as server:
+        catalogue = open_catalogue(endpoint=server.url)
+        server.says("POST", "/api/v3/auth/login", Canned(201, b"<html>"))
+        with pytest.raises(CatalogueUnavailable):
+            await catalogue.dataset("any")
+        server.says("POST", "/api/v3/auth/login", Canned(201, b"{}"))
+        with pytest.raises(CatalogueUnavailable):
+            await catalogue.dataset("any")
+        server.says("POST", "/api/v3/auth/login", Canned(201, b'{"access_token": "t", "expires_in": 3600}'))
+        server.says("GET", "/api/v3/datasets/any", Canned(200, b"<html>"))
+        with pytest.raises(CatalogueUnavailable):
+            await catalogue.dataset("any")

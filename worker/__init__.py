@@ -1,0 +1,1 @@
+"""Workers: build the clients, hand them to the activities, poll task queues, stop politely."""

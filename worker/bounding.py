@@ -1,0 +1,34 @@
+"""An interceptor that keeps error texts short: a history is for ever, and a stack of nested causes helps nobody."""
+
+import logging
+from typing import Any
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from domain.errors import ArchiverError
+from domain.outcome import bounded
+
+_log = logging.getLogger("activities")
+
+
+class Bounding(Interceptor):
+    """Turns our errors into failures of their name and sentence, and logs each with the ids that find it again."""
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
+        """Wrap the activities of a worker."""
+        return _Bounded(next)
+
+
+class _Bounded(ActivityInboundInterceptor):
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        try:
+            return await super().execute_activity(input)
+        except ArchiverError as error:
+            info = activity.info()
+            name = type(error).__name__
+            _log.warning(
+                "%s of %s, attempt %d: %s: %s", info.activity_type, info.workflow_id, info.attempt, name, error
+            )
+            raise ApplicationError(bounded(str(error)), type=name) from None

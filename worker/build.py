@@ -1,0 +1,159 @@
+"""Where the world is built: settings become clients, clients go into activities, activities onto task queues."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client
+
+from activities.catalogue import CatalogueActivities
+from activities.joining import JoiningActivities
+from activities.landing_zone import LandingZoneActivities
+from activities.reporting import ReportingActivities
+from activities.retrieval import RetrievalActivities
+from activities.tape import TapeActivities
+from clients.lts.http import HttpLongTermStore
+from clients.s3 import ObjectStore
+from clients.s3_bulk import BulkObjects
+from clients.scicat import Catalogue
+from clients.state import State
+from settings import Settings
+from workflows import queues
+from workflows.archive_dataset import ArchiveDataset
+from workflows.archive_job import ArchiveJob
+from workflows.retrieve_dataset import RetrieveDataset
+from workflows.retrieve_job import RetrieveJob
+
+READERS = 16
+"""Threads that read members from the landing zone; more is slower for small ones (performance.md)."""
+
+WORKFLOWS: tuple[type, ...] = (ArchiveJob, RetrieveJob, ArchiveDataset, RetrieveDataset)
+
+REQUIRED = ("s3_user", "s3_password", "scicat_user", "scicat_password")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWork:
+    """What a worker on one queue does."""
+
+    workflows: Sequence[type]
+    activities: Sequence[Callable[..., Any]]
+    slots: int
+
+
+@asynccontextmanager
+async def world(settings: Settings, client: Client) -> AsyncGenerator[dict[str, QueueWork]]:
+    """Connect to everything, and say which queue does what; everything is closed on leaving."""
+    settings.require(*REQUIRED)
+    access, secret = settings.s3_user.get_secret_value(), settings.s3_password.get_secret_value()
+    store = HttpLongTermStore(
+        endpoint=settings.lts_endpoint, token=settings.lts_token.get_secret_value() or None, ca_file=settings.ca_file
+    )
+    catalogue = Catalogue(
+        endpoint=settings.scicat_endpoint,
+        username=settings.scicat_user.get_secret_value(),
+        password=settings.scicat_password.get_secret_value(),
+        api_prefix=settings.scicat_api_prefix,
+        jobs_api_prefix=settings.scicat_jobs_api_prefix,
+        ca_file=settings.ca_file,
+    )
+    bulk = BulkObjects(
+        endpoint=settings.s3_endpoint,
+        access_key=access,
+        secret_key=secret,
+        region=settings.s3_region,
+        ca_file=settings.ca_file,
+    )
+    with ThreadPoolExecutor(READERS, thread_name_prefix="landing-zone") as readers:
+        async with ObjectStore.connect(
+            endpoint=settings.s3_endpoint,
+            external_endpoint=settings.s3_external_endpoint,
+            access_key=access,
+            secret_key=secret,
+            region=settings.s3_region,
+            ca_file=settings.ca_file,
+        ) as objects:
+            state = State(objects, settings.s3_state_bucket)
+            try:
+                yield _work(settings, client, store, catalogue, bulk, objects, state, readers)
+            finally:
+                bulk.close()
+                await store.aclose()
+                await catalogue.aclose()
+
+
+def _work(
+    settings: Settings,
+    client: Client,
+    store: HttpLongTermStore,
+    catalogue: Catalogue,
+    bulk: BulkObjects,
+    objects: ObjectStore,
+    state: State,
+    readers: ThreadPoolExecutor,
+) -> dict[str, QueueWork]:
+    scicat = CatalogueActivities(catalogue=catalogue, store=store, state=state)
+    landing = LandingZoneActivities(
+        catalogue=catalogue,
+        objects=objects,
+        landing_bucket=settings.s3_landingzone_bucket,
+        state=state,
+        allow_unversioned=settings.archiver_allow_unversioned,
+        url_lifetime=timedelta(seconds=settings.url_expiration_seconds),
+    )
+    tape = TapeActivities(
+        store=store, objects=bulk, landing_bucket=settings.s3_landingzone_bucket, state=state, readers=readers
+    )
+    retrieval = RetrievalActivities(
+        catalogue=catalogue,
+        store=store,
+        objects=objects,
+        bulk=bulk,
+        retrieval_bucket=settings.s3_retrieval_bucket,
+        retention=timedelta(days=settings.retrieval_retention_days),
+        state=state,
+        client=client,
+    )
+    joining = JoiningActivities(client=client, state=state)
+    reporting = ReportingActivities(
+        catalogue=catalogue,
+        links=objects,
+        retrieval_bucket=settings.s3_retrieval_bucket,
+        state=state,
+        link_lifetime_s=settings.s3_url_expiration_days * 24 * 3600,
+    )
+    light = (
+        scicat.open_job,
+        scicat.report_job,
+        scicat.look,
+        scicat.move_archive,
+        scicat.move_retrieve,
+        scicat.register_blocks,
+        scicat.unregister_blocks,
+        scicat.commit,
+        landing.plan_dataset,
+        landing.free_dataset,
+        tape.open_block,
+        tape.await_tape,
+        tape.recall_block,
+        tape.await_recalled,
+        tape.release_block,
+        tape.undo_blocks,
+        tape.remove_files,
+        retrieval.look_retrieval,
+        retrieval.request_recall,
+        retrieval.await_recall,
+        retrieval.release_recall,
+        joining.join_datasets,
+        joining.watch_datasets,
+        reporting.deliver_outcome,
+        reporting.finish_job,
+    )
+    return {
+        queues.CONTROL: QueueWork(WORKFLOWS, light, settings.control_slots),
+        queues.ARCHIVAL: QueueWork((), (tape.write_block,), settings.archival_slots),
+        queues.RETRIEVAL: QueueWork((), (tape.verify_block, retrieval.copy_block), settings.retrieval_slots),
+    }

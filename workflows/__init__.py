@@ -1,0 +1,1 @@
+"""The decisions: which step next, what to undo, how long to wait. Deterministic."""

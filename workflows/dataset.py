@@ -1,0 +1,432 @@
+"""What the archive and the retrieval of a dataset share: jobs that wait for it, people who steer it, steps that park.
+
+A dataset workflow is nobody's child. Jobs join it by signal-with-start and are told its outcome; the last one to leave
+cancels it. Every step runs through `step`, the one place that knows pausing, retrying by hand, parking and giving up.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeUpdate
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.workflow import ActivityConfig
+
+from workflows import search_attributes as attributes
+from workflows.policies import Policies
+
+with workflow.unsafe.imports_passed_through():
+    from activities.reporting import DeliverOutcome, ReportingActivities
+    from domain import names
+    from domain.errors import DATASET_ERRORS
+    from domain.lifecycle import IDLE, Outcome, Phase
+    from domain.message import Message
+    from domain.orders import DatasetOrder, Subscriber
+    from domain.outcome import DatasetOutcome, bounded
+    from domain.progress import SHOWN, BlockProgress, DatasetProgress
+
+T = TypeVar("T")
+
+_TELL_AT_ONCE = 500
+"""External signals in flight; Temporal allows 2,000 for each workflow."""
+
+
+class EndDataset(Exception):
+    """The dataset cannot go on; what it is told to its jobs."""
+
+    def __init__(self, outcome: Outcome, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.outcome, self.error_class, self.message = outcome, error_class, message
+
+
+class DeadlineReached(Exception):
+    """A wait ended without what it waited for; carries the last thing that it said."""
+
+
+class Carried(Message):
+    """What outlives continue-as-new, for both kinds."""
+
+    subscribers: tuple[Subscriber, ...] = ()
+    paused_by: str = ""
+
+
+class DatasetWorkflow:
+    """Base of `ArchiveDataset` and `RetrieveDataset`."""
+
+    kind = ""
+
+    def __init__(self, order: DatasetOrder, carried: Carried) -> None:
+        self.order = order
+        self.policies = Policies(order.timing)
+        self.committed = False
+        """Behind the commit point nothing is cancelled, given up or undone."""
+        self.abandoned = False
+        """Cancelled because every job left, not by a person."""
+        self.blocks: dict[int, BlockProgress] = {}
+        self.payload_bytes = 0
+        self.subscribers: tuple[Subscriber, ...] = carried.subscribers
+        self._told: set[tuple[str, int]] = set()
+        self.paused_by = carried.paused_by
+        self._nudges = 0
+        self._retries = 0
+        self._give_up = False
+        self._parked: dict[int, str] = {}
+        self._parkings = 0
+        self._waiting_for = ""
+        self._phase = Phase.PLANNING
+        self._shown = Phase.PLANNING
+        self._since = workflow.now()
+        self._outcome: DatasetOutcome | None = None
+        self._work: asyncio.Task[DatasetOutcome] | None = None
+        self._ending = False
+        self._cancelled_by = ""
+
+    # Signals and the query. Handlers only set flags, so that none can be interrupted half-way.
+
+    @workflow.signal
+    def join(self, subscriber: Subscriber) -> None:
+        """A job waits for this dataset; joining again changes nothing."""
+        if subscriber not in self.subscribers:
+            self.subscribers = (*self.subscribers, subscriber)
+
+    @workflow.signal
+    def leave(self, job_id: str) -> None:
+        """A job was cancelled; when nobody waits any more, neither does this."""
+        self.subscribers = tuple(s for s in self.subscribers if s.job_id != job_id)
+        if not self.subscribers and not self._ending:
+            self.abandoned = True
+            self._cancel("every job that waited for it was cancelled")
+
+    @workflow.signal
+    def pause(self, by: str = "an operator") -> None:
+        """Stop running copies at the next chunk and start nothing more."""
+        self.paused_by = by
+        self.nudge()
+        self._show()
+
+    @workflow.signal
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.paused_by = ""
+        self._show()
+
+    @workflow.signal
+    def retry(self) -> None:
+        """Try a parked step again, or cut a running backoff short."""
+        self._retries += 1
+        self.nudge()
+
+    @workflow.signal
+    def give_up(self) -> None:
+        """End a parked dataset; too late once it is archived."""
+        if self._parked and not self.committed:
+            self._give_up = True
+
+    @workflow.signal
+    def recall_ready(self) -> None:
+        """Somebody knows that the tape is in: look now instead of at the next poll."""
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Interrupt whatever waits, so that it looks again."""
+        self._nudges += 1
+
+    @workflow.query
+    def progress(self) -> DatasetProgress:
+        """Where the dataset stands."""
+        states: dict[str, int] = {}
+        for block in self.blocks.values():
+            states[block.state] = states.get(block.state, 0) + 1
+        shown = sorted(self.blocks.values(), key=lambda b: (b.state in ("on_tape", "delivered", "intact"), b.index))
+        outcome = self._outcome
+        return DatasetProgress(
+            pid=self.order.pid,
+            kind=self.kind,
+            phase=self._shown,
+            since=self._since.isoformat(),
+            waiting_for=next(iter(self._parked.values()), self._waiting_for),
+            paused_by=self.paused_by,
+            bytes_total=sum(block.bytes_total for block in self.blocks.values()) or self.payload_bytes,
+            bytes_done=sum(block.bytes_done for block in self.blocks.values()),
+            blocks_total=len(self.blocks),
+            states=states,
+            blocks=tuple(shown[:SHOWN]),
+            jobs=tuple(sorted({names.job_workflow(s.job_id) for s in self.subscribers})),
+            outcome=outcome.status if outcome else None,
+            error_class=outcome.error_class if outcome else "",
+            message=outcome.message if outcome else "",
+        )
+
+    # The frame around the story that `ArchiveDataset` and `RetrieveDataset` tell.
+
+    async def conclude(self, work: Coroutine[Any, Any, DatasetOutcome]) -> DatasetOutcome:
+        """Run the work to its end and tell everybody who waits, whatever is cancelled meanwhile."""
+        self._work = asyncio.create_task(self._work_and_tell(work))
+        while True:
+            try:
+                return await asyncio.shield(self._work)
+            except asyncio.CancelledError:
+                if self._work.cancelled():
+                    raise
+                self._cancel("an operator cancelled it")
+
+    async def _work_and_tell(self, work: Coroutine[Any, Any, DatasetOutcome]) -> DatasetOutcome:
+        outcome = await work
+        self._ending = True
+        self._outcome = outcome
+        self.enter(Phase.DONE)
+        attributes.upsert(attributes.OUTCOME.value_set(outcome.status.value))
+        await self._tell_all(outcome)
+        return outcome
+
+    def _cancel(self, why: str) -> None:
+        """Cancel the work once; it undoes what it did and ends with an outcome all the same."""
+        if self.committed or self._ending or self._cancelled_by or self._work is None:
+            return
+        self._cancelled_by = why
+        self._work.cancel()
+
+    def ending(self, error: BaseException) -> EndDataset:
+        """How the work ends after this error. Anything that is no decision of ours is a bug and is raised again."""
+        self._ending = True
+        if isinstance(error, EndDataset):
+            return error
+        if is_cancelled_exception(error):
+            return EndDataset(Outcome.CANCELLED, "Cancelled", f"cancelled: {self._cancelled_by or 'by an operator'}")
+        raise error
+
+    async def _tell_all(self, outcome: DatasetOutcome) -> None:
+        """Tell every subscriber, late ones too; between the last look and the return nothing is awaited."""
+        while waiting := [s for s in self.subscribers if (s.job_id, s.n) not in self._told]:
+            await self.step(
+                ReportingActivities.deliver_outcome,
+                DeliverOutcome(outcome=outcome, subscribers=tuple(waiting)),
+                self.policies.endless(),
+                calm=True,
+            )
+            for first in range(0, len(waiting), _TELL_AT_ONCE):
+                await asyncio.gather(
+                    *(
+                        self._signal_job(s, "dataset_done", [s.n, outcome.status.value])
+                        for s in waiting[first : first + _TELL_AT_ONCE]
+                    )
+                )
+            self._told.update((s.job_id, s.n) for s in waiting)
+
+    async def _signal_job(self, subscriber: Subscriber, name: str, args: list[Any]) -> None:
+        job = workflow.get_external_workflow_handle(names.job_workflow(subscriber.job_id))
+        try:
+            await job.signal(name, args=args)
+        except ApplicationError as error:
+            if error.type != "ExternalWorkflowExecutionNotFound":
+                raise
+            workflow.logger.info("job %s has ended before it was told of %s", subscriber.job_id, self.order.pid)
+
+    # Phases: what the Temporal UI, the CLI and a job's window see.
+
+    def enter(self, phase: Phase, waiting_for: str = "") -> None:
+        """Say what the dataset does now."""
+        self._phase, self._waiting_for = phase, waiting_for
+        self._show()
+
+    def _show(self) -> None:
+        """Parked and paused hide the phase behind them."""
+        shown = self._phase
+        if self._phase is not Phase.DONE:
+            shown = Phase.PARKED if self._parked else Phase.PAUSED if self.paused_by else self._phase
+        if shown is self._shown:
+            return
+        before, self._shown, self._since = self._shown, shown, workflow.now()
+        attributes.upsert(attributes.PHASE.value_set(shown.value))
+        told = [
+            s
+            for s in self.subscribers
+            if Phase.PARKED in (before, shown) or (s.windowed and (before in IDLE) is not (shown in IDLE))
+        ]
+        why = next(iter(self._parked.values()), "")
+        if shown is not Phase.DONE and told:
+            self._background = asyncio.create_task(self._tell_phase(told, shown, why))
+
+    async def _tell_phase(self, told: Sequence[Subscriber], phase: Phase, why: str) -> None:
+        await asyncio.gather(*(self._signal_job(s, "dataset_phase", [s.n, phase.value, why]) for s in told))
+
+    def attribute(self, *updates: SearchAttributeUpdate[Any]) -> None:
+        """Upsert search attributes, together with the jobs that wait."""
+        jobs = sorted({s.job_id for s in self.subscribers})
+        attributes.upsert(*updates, attributes.SCICAT_JOB_ID.value_set(jobs))
+
+    # Steps.
+
+    async def step(
+        self,
+        method: Callable[..., Awaitable[T]],
+        argument: Message,
+        config: ActivityConfig,
+        *,
+        summary: str = "",
+        calm: bool = False,
+    ) -> T:
+        """Run an activity until it is done: through pauses, retries by hand, and parking.
+
+        Args:
+            method: the activity.
+            argument: its input.
+            config: its policy.
+            summary: shown in the Temporal UI.
+            calm: an undo or a last word: neither paused nor interrupted nor given up.
+
+        Raises:
+            EndDataset: the dataset's own error, or given up.
+            asyncio.CancelledError: the work was cancelled.
+        """
+        while True:
+            if not calm:
+                await workflow.wait_condition(lambda: not self.paused_by)
+            try:
+                result = await self._attempt(method, argument, config, summary, interruptible=not calm)
+            except ActivityError as error:
+                kind, text, _ = _reason(error)
+                if kind in DATASET_ERRORS and (calm or not self.committed):
+                    raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
+                await self.park(kind, text, calm=calm)
+                continue
+            if result is not None:
+                return result[0]
+
+    async def _attempt(
+        self,
+        method: Callable[..., Awaitable[T]],
+        argument: Message,
+        config: ActivityConfig,
+        summary: str,
+        *,
+        interruptible: bool,
+    ) -> tuple[T] | None:
+        """Run the activity once; None if it was interrupted and has to start again."""
+        running = self._start(method, argument, config | ActivityConfig(summary=summary or None))
+        if not interruptible:
+            return (await running,)
+        seen = self._nudges
+        nudged = asyncio.create_task(workflow.wait_condition(lambda: self._nudges != seen))
+        try:
+            await workflow.wait([running, nudged], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return (await running,)
+            running.cancel()
+            try:
+                # It may have finished in spite of the cancel: then its result counts.
+                return (await running,)
+            except ActivityError as error:
+                if is_cancelled_exception(error):
+                    return None
+                raise
+        except asyncio.CancelledError:
+            # The whole work is cancelled: wait for the activity to stop, so that no undo races with it.
+            running.cancel()
+            await workflow.wait([running])
+            raise
+        finally:
+            nudged.cancel()
+
+    @staticmethod
+    def _start(
+        method: Callable[..., Awaitable[T]], argument: Message, config: ActivityConfig
+    ) -> workflow.ActivityHandle[T]:
+        # The SDK's overloads want the class of the method's `self`, which is not known here.
+        return workflow.start_activity_method(
+            cast("Callable[[Any, Message], Awaitable[T]]", method), argument, **config
+        )
+
+    async def wait_step(
+        self,
+        method: Callable[..., Awaitable[T]],
+        question: Callable[[], Message],
+        deadline: datetime,
+        *,
+        summary: str = "",
+    ) -> T:
+        """Poll until the activity finds what it waits for; signals cut the wait between two polls short.
+
+        Args:
+            method: the activity; it fails with `NotYet` while there is nothing.
+            question: its input, asked for anew after each interruption.
+            deadline: when to stop waiting.
+            summary: shown in the Temporal UI.
+
+        Raises:
+            DeadlineReached: nothing came until the deadline.
+            EndDataset, asyncio.CancelledError: as `step`.
+        """
+        while True:
+            await workflow.wait_condition(lambda: not self.paused_by)
+            config = self.policies.wait(deadline - workflow.now())
+            try:
+                result = await self._attempt(method, question(), config, summary, interruptible=True)
+            except ActivityError as error:
+                kind, text, final = _reason(error)
+                if kind in DATASET_ERRORS and not self.committed:
+                    raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
+                if not final:
+                    # The schedule ends early, and its cause is the last poll's own error (temporalio 1.35, measured).
+                    raise DeadlineReached(text) from error
+                await self.park(kind, text)
+                continue
+            if result is not None:
+                return result[0]
+
+    async def park(self, kind: str, text: str, *, calm: bool = False) -> None:
+        """Keep all work and wait for `retry`.
+
+        Args:
+            kind: class of the error.
+            text: why, for people.
+            calm: wait without end; so does everything behind the commit point.
+
+        Raises:
+            EndDataset: given up, by a person or by time.
+        """
+        calm = calm or self.committed
+        self._parkings += 1
+        place = self._parkings
+        self._parked[place] = f"{kind}: {text}"
+        self._show()
+        seen = self._retries
+        workflow.logger.warning("dataset %s is parked: %s: %s", self.order.pid, kind, text)
+        try:
+            await workflow.wait_condition(
+                lambda: self._retries != seen or (self._give_up and not calm),
+                timeout=None if calm else timedelta(seconds=self.order.timing.park_s),
+            )
+        except TimeoutError:
+            raise EndDataset(Outcome.FAILED, kind, f"{text} (parked until its time was up)") from None
+        finally:
+            del self._parked[place]
+            self._show()
+        if self._give_up and not calm:
+            raise EndDataset(Outcome.GIVEN_UP, kind, f"{text} (given up by an operator)")
+
+
+def _reason(error: ActivityError) -> tuple[str, str, bool]:
+    """(class, sentence, final) of what an activity failed with."""
+    cause = error.cause
+    if isinstance(cause, ApplicationError):
+        return cause.type or "ApplicationError", bounded(cause.message), cause.non_retryable
+    return type(cause).__name__, bounded(str(cause or error)), False
+
+
+async def all_of(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all side by side; when one fails, cancel the others, wait for them, and raise its error."""
+    tasks = [asyncio.create_task(work) for work in works]
+    if not tasks:
+        return
+    try:
+        await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await workflow.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()):
+            raise error

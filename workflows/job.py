@@ -1,0 +1,346 @@
+"""A SciCat job: joins one workflow per dataset in a bounded window, hears their outcomes, reports once at the end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.workflow import ActivityConfig
+
+from workflows import search_attributes as attributes
+from workflows.policies import Policies
+
+with workflow.unsafe.imports_passed_through():
+    from activities.catalogue import CatalogueActivities, JobReport, OpenedJob, OpenJob
+    from activities.joining import BATCH, JoinDatasets, JoiningActivities, WatchDatasets
+    from activities.reporting import DeliverOutcome, FinishedJob, FinishJob, ReportingActivities
+    from domain import names
+    from domain.bitmap import Bitmap
+    from domain.lifecycle import IDLE, JobStatus, JobType, Phase
+    from domain.message import Message
+    from domain.orders import JobOrder, Subscriber
+    from domain.outcome import DatasetOutcome
+    from domain.progress import SHOWN, JobDatasetProgress, JobProgress
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+
+class JobState(Message):
+    """What a continued run starts from."""
+
+    opened: OpenedJob | None = None
+    joined: int = 0
+    """Datasets joined so far, from the first one on."""
+    open: dict[int, str] = {}
+    """Position → pid of those that have not ended."""
+    idle: tuple[int, ...] = ()
+    done: Bitmap = Bitmap()
+    counts: dict[str, int] = {}
+    paused: bool = False
+
+
+class CarriedJob(JobOrder):
+    """What a run is started with; one argument, since the SDK takes type hints only if all arguments are given."""
+
+    state: JobState = JobState()
+
+
+class JobWorkflow:
+    """Base of `ArchiveJob` and `RetrieveJob`; a job ends Completed whatever its datasets did."""
+
+    def __init__(self, order: CarriedJob) -> None:
+        state = order.state
+        self._order = order
+        self._policies = Policies(order.timing)
+        self._opened = state.opened
+        self._joined = state.joined
+        self._open = dict(state.open)
+        self._counts = dict(state.counts)
+        self._paused = state.paused
+        self._told_pause = state.paused
+        self._done: dict[int, str] = {n: "" for n in range(state.joined) if n in state.done}
+        """Position → outcome, empty where an earlier run heard it."""
+        self._pids: dict[int, str] = dict(state.open)
+        self._idle: set[int] = set(state.idle)
+        self._parked: dict[int, str] = {}
+        self._told_parked: set[int] = set()
+        self._phase = Phase.PLANNING
+        self._finished: FinishedJob | None = None
+        self._changes = 0
+        """Counts signals, so that the story looks again after each."""
+        self._work: asyncio.Task[FinishedJob | None] | None = None
+        self._cancelled = False
+        self._reporting = False
+
+    # Signals and the query.
+
+    @workflow.signal
+    def dataset_done(self, n: int, outcome: str) -> None:
+        """A dataset has ended; told twice counts once."""
+        self._changes += 1
+        if n not in self._done:
+            self._done[n] = outcome
+            self._counts[outcome] = self._counts.get(outcome, 0) + 1
+        self._open.pop(n, None)
+        self._idle.discard(n)
+        self._parked.pop(n, None)
+
+    @workflow.signal
+    def dataset_phase(self, n: int, phase: str, why: str) -> None:
+        """A dataset waits, is parked, or moves again."""
+        self._changes += 1
+        if n in self._done:
+            return
+        if Phase(phase) in IDLE:
+            self._idle.add(n)
+        else:
+            self._idle.discard(n)
+        if Phase(phase) is Phase.PARKED:
+            self._parked[n] = why
+        else:
+            self._parked.pop(n, None)
+            self._told_parked.discard(n)
+
+    @workflow.signal
+    def pause(self) -> None:
+        """Pause all datasets of the job, for everybody who waits for them."""
+        self._paused = True
+        self._changes += 1
+
+    @workflow.signal
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._paused = False
+        self._changes += 1
+
+    @workflow.query
+    def progress(self) -> JobProgress:
+        """Where the job stands."""
+        listed = [*sorted(self._open), *sorted(self._done, reverse=True)][:SHOWN]
+        return JobProgress(
+            id=self._order.job_id,
+            type=self._order.type.value,
+            phase=Phase.PAUSED if self._paused and self._phase is not Phase.DONE else self._phase,
+            status=self._finished.status if self._finished else JobStatus.IN_PROGRESS,
+            datasets_total=self._opened.datasets if self._opened else 0,
+            datasets_open=len(self._open),
+            outcomes=self._counts,
+            datasets=tuple(
+                JobDatasetProgress(
+                    pid=self._pids.get(n, ""),
+                    phase=self._dataset_phase(n),
+                    status=self._done.get(n, ""),
+                    message=self._parked.get(n, ""),
+                )
+                for n in sorted(listed)
+            ),
+            message=self._finished.message if self._finished else "",
+            note=self._finished.refused if self._finished else "",
+        )
+
+    def _dataset_phase(self, n: int) -> str:
+        if n in self._done:
+            return "done"
+        if n in self._parked:
+            return "parked"
+        return "waiting" if n in self._idle else "moving"
+
+    # The story.
+
+    async def conclude(self) -> FinishedJob | None:
+        """Carry the job out; a cancel is taken note of once, and never keeps the last report from being sent."""
+        self._work = asyncio.create_task(self._carry_out())
+        while True:
+            try:
+                return await asyncio.shield(self._work)
+            except asyncio.CancelledError:
+                if self._work.cancelled():
+                    raise
+                if not self._cancelled and not self._reporting:
+                    self._cancelled = True
+                    self._work.cancel()
+
+    async def _carry_out(self) -> FinishedJob | None:
+        """Open, join, hear, report. None for a job that was finished before."""
+        error_class = error = ""
+        try:
+            self._opened = self._opened or await self._take_up()
+            if self._opened.finished:
+                self._show(Phase.DONE)
+                return None
+            attributes.upsert(attributes.OWNER_GROUP.value_set(self._opened.owner_group))
+            self._show(Phase.WRITING if self._order.type is JobType.ARCHIVE else Phase.RECALLING)
+            await self._join_and_hear(self._opened)
+        except ActivityError as failed:
+            if not is_cancelled_exception(failed):
+                cause = failed.cause
+                error_class = (cause.type if isinstance(cause, ApplicationError) else None) or type(cause).__name__
+                error = str(cause)
+        except asyncio.CancelledError:
+            pass
+        self._reporting = True
+        if self._cancelled:
+            await self._leave()
+        return await self._finish(error_class, error)
+
+    async def _step(self, method: Callable[[Any, M], Awaitable[T]], argument: M, *, summary: str = "") -> T:
+        """A step of the job: retried until it is done, unless the job itself is at fault."""
+        config = self._policies.endless() | ActivityConfig(summary=summary or None)
+        return await workflow.execute_activity_method(method, argument, **config)
+
+    async def _take_up(self) -> OpenedJob:
+        return await self._step(
+            CatalogueActivities.open_job,
+            OpenJob(job_id=self._order.job_id, type=self._order.type),
+            summary="read the job",
+        )
+
+    async def _join_and_hear(self, opened: OpenedJob) -> None:
+        """Keep the window full until every dataset has ended."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            while self._joined < opened.datasets or self._open:
+                await self._forward_pause()
+                await self._report_parked()
+                room = self._order.limits.window - len(self._open.keys() - self._idle)
+                if self._joined < opened.datasets and room > 0 and not self._paused:
+                    await self._join(opened, min(room, BATCH, opened.datasets - self._joined))
+                else:
+                    seen = self._changes
+                    await workflow.wait_condition(lambda seen=seen: self._changes != seen)
+                if workflow.info().is_continue_as_new_suggested():
+                    break
+        finally:
+            watch.cancel()
+            await workflow.wait([watch])
+        if self._joined < opened.datasets or self._open:
+            workflow.continue_as_new(self._order.model_copy(update={"state": self._carry()}))
+
+    def _carry(self) -> JobState:
+        done = Bitmap()
+        for n in self._done:
+            done = done.with_bit(n)
+        return JobState(
+            opened=self._opened,
+            joined=self._joined,
+            open=self._open,
+            idle=tuple(sorted(self._idle)),
+            done=done,
+            counts=self._counts,
+            paused=self._paused,
+        )
+
+    async def _join(self, opened: OpenedJob, count: int) -> None:
+        first, last = self._joined, self._joined + count
+        # From here on they may be joined: a cancel has to leave them.
+        self._joined = last
+        joined = await self._step(
+            JoiningActivities.join_datasets,
+            JoinDatasets(
+                order=JobOrder(**self._order.model_dump(exclude={"state"})),
+                first=first,
+                last=last,
+                windowed=opened.datasets > self._order.limits.window,
+            ),
+            summary=f"join datasets {first + 1} to {last}",
+        )
+        for n, pid in enumerate(joined.pids, start=first):
+            self._pids[n] = pid
+            if n not in self._done:
+                self._open[n] = pid
+        for refused in joined.refused:
+            self.dataset_done(refused.n, refused.outcome.status.value)
+
+    async def _watch(self) -> None:
+        """Datasets that were terminated tell nobody: look for them from time to time, until cancelled."""
+        try:
+            while True:
+                await workflow.wait_condition(lambda: bool(self._open))
+                vanished = await self._step(
+                    JoiningActivities.watch_datasets,
+                    WatchDatasets(
+                        job_id=self._order.job_id,
+                        type=self._order.type,
+                        datasets=dict(self._open),
+                        interval_s=self._order.timing.watch_s,
+                    ),
+                    summary="watch over the datasets",
+                )
+                for n, outcome in vanished.outcomes.items():
+                    if n in self._open:
+                        await self._keep(n, outcome)
+                        self.dataset_done(n, outcome.status.value)
+        except ActivityError as error:
+            if not is_cancelled_exception(error):
+                raise
+
+    async def _keep(self, n: int, outcome: DatasetOutcome) -> None:
+        subscriber = Subscriber(job_id=self._order.job_id, n=n)
+        await self._step(
+            ReportingActivities.deliver_outcome,
+            DeliverOutcome(outcome=outcome, subscribers=(subscriber,)),
+        )
+
+    async def _forward_pause(self) -> None:
+        """Tell the open datasets what the job was told."""
+        if self._told_pause != self._paused:
+            self._told_pause = self._paused
+            args = [f"job {self._order.job_id}"] if self._paused else []
+            await self._tell_datasets("pause" if self._paused else "resume", args)
+
+    async def _report_parked(self) -> None:
+        """Say in SciCat which dataset waits for a person."""
+        for n, why in list(self._parked.items()):
+            if n in self._told_parked:
+                continue
+            self._told_parked.add(n)
+            await self._step(
+                CatalogueActivities.report_job,
+                JobReport(
+                    job_id=self._order.job_id,
+                    status=JobStatus.IN_PROGRESS,
+                    message=f"dataset {self._pids.get(n, '')} is parked: {why}",
+                ),
+            )
+
+    async def _leave(self) -> None:
+        """Leave every dataset; the last job to leave one cancels it."""
+        await self._tell_datasets("leave", [self._order.job_id])
+
+    async def _tell_datasets(self, signal: str, args: list[str]) -> None:
+        archive = self._order.type is JobType.ARCHIVE
+
+        async def tell(pid: str) -> None:
+            workflow_id = names.archive_workflow(pid) if archive else names.retrieve_workflow(pid)
+            try:
+                await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=args)
+            except ApplicationError as error:
+                if error.type != "ExternalWorkflowExecutionNotFound":
+                    raise
+
+        await asyncio.gather(*(tell(pid) for pid in self._open.values()))
+
+    async def _finish(self, error_class: str, error: str) -> FinishedJob:
+        finished = self._finished = await self._step(
+            ReportingActivities.finish_job,
+            FinishJob(
+                job_id=self._order.job_id,
+                type=self._order.type,
+                datasets=self._opened.datasets if self._opened else 0,
+                cancelled=self._cancelled,
+                error_class=error_class,
+                error=error,
+            ),
+            summary="report to SciCat",
+        )
+        self._show(Phase.DONE)
+        attributes.upsert(attributes.OUTCOME.value_set(finished.status.value))
+        return finished
+
+    def _show(self, phase: Phase) -> None:
+        self._phase = phase
+        attributes.upsert(
+            attributes.PHASE.value_set(phase.value), attributes.SCICAT_JOB_ID.value_set([self._order.job_id])
+        )

@@ -1,0 +1,73 @@
+"""Time-outs and retries by kind of step, from the timing that a workflow was started with."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType, ActivityConfig
+
+with workflow.unsafe.imports_passed_through():
+    from domain.errors import NEVER_RETRIED
+    from domain.orders import Timing
+
+_LIGHT = timedelta(minutes=10)
+"""Longest attempt of a step that moves no bulk bytes."""
+
+_ENDLESS = timedelta(days=3650)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """One `ActivityConfig` for each kind of step."""
+
+    timing: Timing
+
+    def _retry(self) -> RetryPolicy:
+        return RetryPolicy(
+            initial_interval=timedelta(seconds=self.timing.retry_initial_s),
+            maximum_interval=timedelta(seconds=self.timing.retry_longest_s),
+            non_retryable_error_types=NEVER_RETRIED,
+        )
+
+    def light(self) -> ActivityConfig:
+        """Catalogue, state and other short steps; they beat when they loop."""
+        return ActivityConfig(
+            start_to_close_timeout=_LIGHT,
+            schedule_to_close_timeout=timedelta(seconds=self.timing.retry_s),
+            heartbeat_timeout=timedelta(minutes=2),
+            retry_policy=self._retry(),
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    def long(self) -> ActivityConfig:
+        """Steps that loop over all files or datablocks of a dataset, beating: planning, registering."""
+        return self.light() | ActivityConfig(
+            start_to_close_timeout=timedelta(days=1),
+            schedule_to_close_timeout=timedelta(seconds=self.timing.retry_s) + timedelta(days=1),
+        )
+
+    def endless(self) -> ActivityConfig:
+        """Steps behind the commit point and a job's last word: retried until they are done."""
+        return self.long() | ActivityConfig(schedule_to_close_timeout=_ENDLESS)
+
+    def transfer(self, queue: str, size_bytes: int) -> ActivityConfig:
+        """Bulk bytes: beats each second, may take as long as the size asks for."""
+        allowed = timedelta(seconds=self.timing.retry_s + size_bytes / self.timing.slowest_transfer_bytes_s)
+        return ActivityConfig(
+            task_queue=queue,
+            start_to_close_timeout=allowed,
+            schedule_to_close_timeout=allowed,
+            heartbeat_timeout=timedelta(seconds=self.timing.heartbeat_s),
+            retry_policy=self._retry(),
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+    def wait(self, remaining: timedelta) -> ActivityConfig:
+        """A poll that fails with `NotYet` until its time has come; holds no slot and adds no history in between."""
+        return ActivityConfig(
+            start_to_close_timeout=timedelta(minutes=2),
+            schedule_to_close_timeout=max(remaining, timedelta(milliseconds=1)),
+            retry_policy=self._retry(),
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
