@@ -1,0 +1,1 @@
+"""An operator's and a user's commands, and the local stack."""

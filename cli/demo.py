@@ -31,6 +31,7 @@ from cli.following import MIB, Display, Look, ending, follow
 from cli.ingest import Inventory, open_zone, s3_errors, scan, shown
 from cli.local import DEFAULT_FOLDER
 from cli.ports import Ports
+from cli.processes import StackError
 from cli.services import plainly
 from cli.session import DEFAULT_BYTES, generate_session
 from cli.stack import Stack, StackState
@@ -64,6 +65,9 @@ def demo_command(
         int, typer.Option("--session-mib", min=1, help="Size of the generated session, without DIR.")
     ] = DEFAULT_BYTES // MIB,
     stack: Annotated[Path, typer.Option(help="Folder of the local stack.")] = DEFAULT_FOLDER,
+    port_base: Annotated[
+        int | None, typer.Option(help="Start the stack on consecutive ports from here instead of its usual ones.")
+    ] = None,
 ) -> None:
     """Archive a folder to (pretend) tape and bring it back, and compare every byte.
 
@@ -79,7 +83,9 @@ def demo_command(
     with plainly(), tempfile.TemporaryDirectory(prefix="scopemarchiver-demo-") as temporary:
         work = Path(temporary)
         inventory = _material(folder, work / "session", size_mib * MIB)
-        differences = client.run(_demo(inventory, work, stack_folder=stack, keep=keep, source=folder))
+        differences = client.run(
+            _demo(inventory, work, stack_folder=stack, port_base=port_base, keep=keep, source=folder)
+        )
     if differences:
         raise typer.Exit(FAILED)
 
@@ -130,6 +136,8 @@ class PhaseClock:
         """One step per phase; only those that move the payload have bytes."""
         moving = (Phase.WRITING, Phase.VERIFYING, Phase.COPYING)
         for phase, (began, left) in self.seen.items():
+            if phase is Phase.DONE:
+                continue
             yield f"  {phase.value.replace('_', ' ')}", left - began, size_bytes if phase in moving else 0
 
 
@@ -166,9 +174,12 @@ def _material(folder: Path | None, session: Path, session_bytes: int) -> Invento
     return inventory
 
 
-async def _demo(inventory: Inventory, work: Path, *, stack_folder: Path, keep: bool, source: Path | None) -> list[str]:
+async def _demo(
+    inventory: Inventory, work: Path, *, stack_folder: Path, port_base: int | None, keep: bool, source: Path | None
+) -> list[str]:
     """The whole demo; returns what does not hold."""
-    async with _running_stack(stack_folder, demo_overrides(len(inventory.files))) as (connection, own):
+    overrides = demo_overrides(len(inventory.files))
+    async with _running_stack(stack_folder, port_base, overrides) as (connection, own):
         report = Report()
         try:
             await demonstrate(
@@ -189,7 +200,9 @@ async def _demo(inventory: Inventory, work: Path, *, stack_folder: Path, keep: b
 
 
 @asynccontextmanager
-async def _running_stack(folder: Path, overrides: dict[str, str]) -> AsyncGenerator[tuple[Connection, Stack | None]]:
+async def _running_stack(
+    folder: Path, port_base: int | None, overrides: dict[str, str]
+) -> AsyncGenerator[tuple[Connection, Stack | None]]:
     """The connection to the stack that runs; one of our own, stopped at the end, where none does."""
     state = StackState.read(folder)
     running = client.local_stack(folder)
@@ -198,7 +211,11 @@ async def _running_stack(folder: Path, overrides: dict[str, str]) -> AsyncGenera
         yield running, None
         return
     err.print(Text(f"starting the local stack in {folder}"), soft_wrap=True)
-    async with Stack(folder, Ports.chosen(os.environ), overrides) as stack:
+    try:
+        ports = Ports.chosen(os.environ, port_base)
+    except ValueError as error:
+        raise StackError(str(error)) from None
+    async with Stack(folder, ports, overrides) as stack:
         yield client.stack_connection(stack.settings, stack.ports), stack
         err.print("stopping the stack", highlight=False)
 
@@ -398,6 +415,8 @@ def show(report: Report, console: Console) -> None:
     for name, seconds, size in report.steps:
         speed = f"{size / MIB / seconds:,.0f}" if size and seconds > 0 else ""
         table.add_row(name, f"{size / MIB:,.0f}" if size else "", f"{seconds:,.1f}", speed)
+    table.caption = "datablocks overlap: a phase is that of the one furthest behind"
+    table.caption_justify = "left"
     console.print(table)
     for name, url in report.links:
         console.print(Text(f"{name}: {url}"), soft_wrap=True)

@@ -23,6 +23,7 @@ from rich.text import Text
 from cli.catalogue import Document, OutOfReach, Refused, UserCatalogue, foreign
 from domain.lifecycle import Phase, finished
 from domain.message import Message
+from domain.names import datablocks_prefix
 from domain.progress import DatasetProgress, JobProgress
 
 MIB = 1 << 20
@@ -225,8 +226,9 @@ class Display:
 
 
 def phase_text(dataset: DatasetProgress) -> str:
-    """What the dataset does, and what for."""
-    return f"{dataset.phase.value} ({dataset.waiting_for})" if dataset.waiting_for else dataset.phase.value
+    """What the dataset does, and what for; datablocks by their bare names."""
+    waiting_for = dataset.waiting_for.replace(datablocks_prefix(dataset.pid), "")
+    return f"{dataset.phase.value} ({waiting_for})" if waiting_for else dataset.phase.value
 
 
 def states_text(dataset: DatasetProgress) -> str:

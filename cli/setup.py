@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNa
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from domain.errors import InfrastructureError
 from settings import Settings
 from workflows import search_attributes
 
@@ -40,10 +41,32 @@ async def prepare_buckets(settings: Settings) -> list[str]:
         SetupError: S3 refuses, or does not answer.
     """
     # Loading an S3 client takes longer than all else together, and `--help` and `down` need none.
-    from cli import buckets
+    from clients.s3 import ObjectStore
 
     settings.require("S3_USER", "S3_PASSWORD")
-    return await buckets.prepare(settings)
+    landing = settings.s3_landingzone_bucket
+    done: list[str] = []
+    try:
+        async with ObjectStore.connect(
+            endpoint=settings.s3_endpoint,
+            access_key=settings.s3_user.get_secret_value(),
+            secret_key=settings.s3_password.get_secret_value(),
+            region=settings.s3_region,
+            ca_file=settings.ca_file,
+        ) as objects:
+            for bucket in (landing, settings.s3_retrieval_bucket, settings.s3_state_bucket):
+                before = await objects.versioning(bucket)
+                # The archive pins an object's version before it reads and frees just that one.
+                await objects.ensure_bucket(bucket, versioned=bucket == landing)
+                if before is None:
+                    done.append(f"Made the bucket {bucket}.")
+                elif bucket == landing and before != "Enabled":
+                    done.append(f"Turned on versioning of the bucket {bucket}.")
+    except InfrastructureError as error:
+        raise SetupError(
+            f"S3 at {settings.s3_endpoint}: {error}; check S3_ENDPOINT, S3_USER and S3_PASSWORD."
+        ) from error
+    return done
 
 
 async def prepare_temporal(settings: Settings) -> list[str]:

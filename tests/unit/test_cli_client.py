@@ -460,7 +460,11 @@ async def test_a_token_that_ran_out_is_renewed_once(world: World) -> None:
 
 def test_status_of_a_dataset_with_a_slash(world: World) -> None:
     answer = progress(
-        Phase.WAITING_TAPE, waiting_for="tape", bytes_done=1 << 20, bytes_total=2 << 20, note="no worker polls archival"
+        Phase.WAITING_TAPE,
+        waiting_for=f"openem-network/datasets/{PID}/datablocks/x.tar is DISK",
+        bytes_done=1 << 20,
+        bytes_total=2 << 20,
+        note="no worker polls archival",
     ).model_dump(mode="json")
     world.archiver[f"datasets/{PID}"] = answer | {"new field": 1}
 
@@ -468,7 +472,7 @@ def test_status_of_a_dataset_with_a_slash(world: World) -> None:
 
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
-        f"archive of {PID}: waiting_tape (tape)",
+        f"archive of {PID}: waiting_tape (x.tar is DISK)",
         "  1.0 of 2.0 MiB",
         "  no worker polls archival",
     ]
@@ -611,7 +615,8 @@ def test_phases_are_timed_from_looks() -> None:
 
     for at_s, phase in [(0, Phase.WRITING), (1, Phase.WRITING), (2, Phase.WAITING_TAPE)]:
         clock.look(look(at_s, progress(phase)))
-    clock.look(Look(5, "finishedSuccessful"))
+    clock.look(look(5, progress(Phase.DONE)))
+    clock.look(Look(6, "finishedSuccessful"))
 
     assert list(clock.steps(7)) == [("  writing", 2, 7), ("  waiting tape", 3, 0)]
 

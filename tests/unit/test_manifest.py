@@ -124,6 +124,16 @@ def test_a_journal_goes_as_far_as_its_segments_follow_on_one_another(
     assert load_journal([segment(*each) for each in segments]) == journal(reached)
 
 
+def test_a_gap_shows_by_the_chunks_where_one_file_spans_all_of_them() -> None:
+    segments = [dump_segment(start, CHUNKS[start:stop], 0, []) for start, stop in ((0, 3), (4, 10))]
+    assert load_journal(segments) == Journal(tuple(CHUNKS[:3]))
+
+
+def test_a_gap_shows_by_the_members_too() -> None:
+    segments = [dump_segment(0, CHUNKS[:3], 0, MEMBERS[:2]), dump_segment(3, CHUNKS[3:5], 3, MEMBERS[3:5])]
+    assert load_journal(segments) == Journal(tuple(CHUNKS[:3]), tuple(MEMBERS[:2]))
+
+
 def test_members_may_run_ahead_of_the_chunks() -> None:
     # Written in the midst of a chunk; the next attempt knew only the members of whole chunks.
     first = dump_segment(0, CHUNKS[:1], 0, MEMBERS[:5])
