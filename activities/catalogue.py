@@ -205,7 +205,7 @@ class CatalogueActivities:
             found=found,
             standing=Standing.COMMITTED,
             plan_digest=plan_digest,
-            generations=await self._generations(order.pid, plan_digest, blocks) if plan_digest else {},
+            generations=await self._state.committed_generations(order.pid, plan_digest) if plan_digest else {},
             unverified=tuple(_index(b) for b in blocks if stem_of(b.archive_id) not in index.verified),
             off_tape=tuple(sorted(await self._off_tape(blocks))),
             blocks=len(blocks),
@@ -221,17 +221,6 @@ class CatalogueActivities:
                 f"dataset {pid} is archived, but {len(absent)} files that are registered now are not in its "
                 f"datablocks, e.g. {absent[0]!r}; the archive and the landing zone are untouched"
             )
-
-    async def _generations(self, pid: str, plan_digest: str, blocks: list[Datablock]) -> dict[int, int]:
-        """Which generation of each planned datablock is registered, 0 left out."""
-        plan = await self._state.plan(pid, plan_digest)
-        registered = {block.archive_id for block in blocks}
-        found: dict[int, int] = {}
-        for block in plan.blocks:
-            generation = next((g for g in range(8) if block.regenerated(g).archive_id in registered), 0)
-            if generation:
-                found[block.index] = generation
-        return found
 
     async def _off_tape(self, blocks: list[Datablock]) -> set[int]:
         """Datablocks that the LTS does not hold on tape with the registered size."""
@@ -260,7 +249,7 @@ class CatalogueActivities:
         """Register the plan's datablocks, one after another; what is there already counts as done."""
         plan = await self._state.plan(order.pid, order.plan_digest)
         blocks = [block.regenerated(order.generations.get(block.index, 0)) for block in plan.blocks]
-        superseded_key = await self._take_out(order, {block.archive_id for block in blocks})
+        superseded_key = await self._take_out(order, keep=True)
         for block in blocks:
             manifest = await self._state.manifest(order.pid, order.plan_digest, block.stem)
             if manifest is None:
@@ -280,28 +269,30 @@ class CatalogueActivities:
             activity.heartbeat()
         return Registered(superseded_key=superseded_key)
 
-    async def _take_out(self, order: RegisterBlocks, staying: set[str]) -> str:
-        """Delete datablocks of an earlier, uncommitted plan; return the state key of their list, if any.
+    async def _take_out(self, order: RegisterBlocks, *, keep: bool) -> str:
+        """Delete datablocks of ours, or with `keep` only those of an earlier, uncommitted plan.
 
-        The list is kept before anything is deleted: their files on the LTS go only after the commit point.
+        The list of the earlier plan's is kept before anything is deleted, since their files lie on the LTS: return its
+        state key, empty if there are none.
         """
+        plan = await self._state.plan(order.pid, order.plan_digest)
+        ours = {block.regenerated(order.generations.get(block.index, 0)).archive_id for block in plan.blocks}
+        registered = [b for b in await self._catalogue.datablocks(order.pid) if names.is_ours(order.pid, b.archive_id)]
         key = names.superseded_key(order.pid, order.plan_digest)
         earlier = {str(archive_id) for archive_id in await self._state.get_list(key)}
-        leaving = [b for b in await self._catalogue.datablocks(order.pid) if b.archive_id not in staying]
-        if leaving:
-            await self._state.put_json(key, sorted(earlier | {block.archive_id for block in leaving}))
-        for block in leaving:
-            await self._catalogue.delete_datablock(order.pid, block.id)
-            activity.heartbeat()
-        return key if earlier or leaving else ""
-
-    @activity.defn
-    async def unregister_blocks(self, order: Look) -> None:
-        """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point."""
-        for block in await self._catalogue.datablocks(order.pid):
-            if names.is_ours(order.pid, block.archive_id):
+        superseded = {block.archive_id for block in registered} - ours
+        if superseded - earlier:
+            await self._state.put_json(key, sorted(earlier | superseded))
+        for block in registered:
+            if not keep or block.archive_id in superseded:
                 await self._catalogue.delete_datablock(order.pid, block.id)
                 activity.heartbeat()
+        return key if earlier | superseded else ""
+
+    @activity.defn
+    async def unregister_blocks(self, order: RegisterBlocks) -> Registered:
+        """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point."""
+        return Registered(superseded_key=await self._take_out(order, keep=False))
 
     @activity.defn
     async def commit(self, order: Commit) -> None:

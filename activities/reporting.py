@@ -15,6 +15,7 @@ from domain.lifecycle import GOOD, JobStatus, JobType, Outcome, job_status
 from domain.message import Message
 from domain.orders import Subscriber
 from domain.outcome import DatasetOutcome, bounded
+from domain.pid import flat
 
 
 class DeliverOutcome(Message):
@@ -73,7 +74,8 @@ class ReportingActivities:
         message = order.error or _sentence(known, cancelled=order.cancelled)
         result: dict[str, Any] = {"result": [], "datasets": [_entry(outcome) for outcome in known]}
         if order.type is JobType.RETRIEVE:
-            links = [link for outcome in known for link in await self._delivered(outcome)]
+            apart = len(known) > 1
+            links = [link for outcome in known for link in await self._delivered(outcome, apart=apart)]
             result["result"] = [entry for entry, _ in links]
             if links:
                 script = download_script([link for _, link in links], title=f"SciCat job {order.job_id}")
@@ -85,8 +87,11 @@ class ReportingActivities:
             return FinishedJob(status=status, message=message, refused=bounded(str(error)))
         return FinishedJob(status=status, message=message)
 
-    async def _delivered(self, outcome: DatasetOutcome) -> list[tuple[dict[str, Any], DownloadLink]]:
-        """(result entry, link) of every datablock of a dataset that lies in the retrieval bucket."""
+    async def _delivered(self, outcome: DatasetOutcome, *, apart: bool) -> list[tuple[dict[str, Any], DownloadLink]]:
+        """(result entry, link) of every datablock of a dataset that lies in the retrieval bucket.
+
+        `apart`: datasets that are downloaded together unpack into a folder each, since they may share names.
+        """
         if not outcome.blocks_key or outcome.status not in GOOD | {Outcome.PARTIAL}:
             return []
         delivered: list[tuple[dict[str, Any], DownloadLink]] = []
@@ -110,6 +115,7 @@ class ReportingActivities:
                 chunk_bytes=record["chunk_bytes"],
                 digest=record["digest"],
                 bagged=bool(record["bagged"]),
+                folder=flat(outcome.pid) if apart else "",
             )
             delivered.append((entry, link))
             activity.heartbeat()

@@ -131,6 +131,12 @@ class State:
         """The archive by this plan is final; generations that differ from 0 stand in the mark."""
         await self._put(names.committed_key(pid, digest), json.dumps(generations).encode())
 
+    async def committed_generations(self, pid: str, digest: str) -> dict[int, int]:
+        """Which generation of each datablock was committed, 0 left out."""
+        found = await self.get_json(names.committed_key(pid, digest))
+        generations = cast("dict[str, int]", found) if isinstance(found, dict) else {}
+        return {int(index): generation for index, generation in generations.items() if generation}
+
     async def forget_block(self, pid: str, digest: str, stem: str) -> None:
         """Drop the marks of an undone datablock; its manifest would otherwise claim bytes that are gone."""
         keys = [names.verified_key(pid, digest, stem), names.manifest_key(pid, digest, stem)]

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
 from temporalio.client import Client
@@ -21,16 +21,16 @@ from workflows import queues
 _BEAT = timedelta(seconds=1)
 """The SDK holds heartbeats back for 0.8 of their time-out unless told otherwise; pause and cancel come with them."""
 
+_RECONNECT_S = 2.0
+
 _log = logging.getLogger("worker")
 
 
 async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> None:
     """Work on these queues until `stop` is set, then hand running copies over and return."""
-    client = await Client.connect(
-        settings.temporal_address,
-        namespace=settings.temporal_namespace,
-        data_converter=pydantic_data_converter,
-    )
+    client = await _connect(settings, stop)
+    if client is None:
+        return
     async with world(settings, client) as work, AsyncExitStack() as stack:
         for name in names:
             queue = work[name]
@@ -50,6 +50,22 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
         _log.info("working on %s", ", ".join(names))
         await stop.wait()
         _log.info("stopping")
+
+
+async def _connect(settings: Settings, stop: asyncio.Event) -> Client | None:
+    """Wait for Temporal, which may start after us; None if told to stop meanwhile."""
+    while not stop.is_set():
+        try:
+            return await Client.connect(
+                settings.temporal_address,
+                namespace=settings.temporal_namespace,
+                data_converter=pydantic_data_converter,
+            )
+        except RuntimeError as error:  # what the SDK raises when it cannot connect
+            _log.warning("Temporal does not answer at %s, trying again: %s", settings.temporal_address, error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), timeout=_RECONNECT_S)
+    return None
 
 
 async def _main(settings: Settings, names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Where the world is built: settings become clients, clients go into activities, activities onto task queues."""
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,12 +21,15 @@ from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects
 from clients.scicat import Catalogue
 from clients.state import State
-from settings import Settings
+from domain.errors import InfrastructureError
+from settings import Settings, SettingsError
 from workflows import queues
 from workflows.archive_dataset import ArchiveDataset
 from workflows.archive_job import ArchiveJob
 from workflows.retrieve_dataset import RetrieveDataset
 from workflows.retrieve_job import RetrieveJob
+
+_log = logging.getLogger("worker")
 
 READERS = 16
 """Threads that read members from the landing zone; more is slower for small ones (performance.md)."""
@@ -78,11 +82,31 @@ async def world(settings: Settings, client: Client) -> AsyncGenerator[dict[str, 
         ) as objects:
             state = State(objects, settings.s3_state_bucket)
             try:
+                await _check_versioning(objects, settings)
                 yield _work(settings, client, store, catalogue, bulk, objects, state, readers)
             finally:
                 bulk.close()
                 await store.aclose()
                 await catalogue.aclose()
+
+
+async def _check_versioning(objects: ObjectStore, settings: Settings) -> None:
+    """Refuse a landing zone that keeps no versions, since freeing it could lose what was overwritten meanwhile.
+
+    Raises:
+        SettingsError: it keeps none, and ARCHIVER_ALLOW_UNVERSIONED is not set.
+    """
+    bucket = settings.s3_landingzone_bucket
+    try:
+        versioning = await objects.versioning(bucket)
+    except InfrastructureError as error:
+        # It may come later than we do; the plan of every dataset looks again.
+        _log.warning("the landing zone cannot be looked at yet: %s", error)
+        return
+    if versioning is not None and versioning != "Enabled" and not settings.archiver_allow_unversioned:
+        raise SettingsError(
+            [f"The bucket {bucket} keeps no versions: run `scopemarchiver setup`, or set ARCHIVER_ALLOW_UNVERSIONED."]
+        )
 
 
 def _work(

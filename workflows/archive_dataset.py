@@ -131,6 +131,8 @@ class ArchiveDataset(DatasetWorkflow):
     # Write, verify, wait for tape: per datablock, several at a time.
 
     async def _make_safe(self, planned: PlannedDataset) -> None:
+        # Datablocks of an earlier, uncommitted plan may be registered already: they go too if this one fails.
+        self._undo.push(self._undo_registration)
         self._undo.push(self._undo_blocks)
         self.enter(Phase.WRITING)
         await all_of([self._secure(planned, n) for n in range(1, planned.blocks + 1) if n not in self._safe])
@@ -275,7 +277,6 @@ class ArchiveDataset(DatasetWorkflow):
 
     async def _register(self, planned: PlannedDataset) -> str:
         self.enter(Phase.REGISTERING)
-        self._undo.push(self._undo_registration)
         registered = await self.step(
             CatalogueActivities.register_blocks,
             RegisterBlocks(pid=self.order.pid, plan_digest=planned.plan_digest, generations=self._generations),
@@ -300,13 +301,7 @@ class ArchiveDataset(DatasetWorkflow):
             self.policies.endless(),
             summary="commit point",
         )
-        if superseded_key:
-            await self.step(
-                TapeActivities.remove_files,
-                RemoveFiles(pid=self.order.pid, key=superseded_key),
-                self.policies.endless(),
-                summary="superseded datablocks off the LTS",
-            )
+        await self._remove_superseded(superseded_key)
         freed = await self._free(planned.plan_digest, by_content=False)
         return DatasetOutcome(
             pid=self.order.pid,
@@ -404,16 +399,30 @@ class ArchiveDataset(DatasetWorkflow):
         )
 
     async def _undo_registration(self) -> None:
+        assert self._planned is not None  # noqa: S101 - pushed after the plan
+        order = RegisterBlocks(pid=self.order.pid, plan_digest=self._planned.plan_digest, generations=self._generations)
         try:
-            await self.step(
+            taken_out = await self.step(
                 CatalogueActivities.unregister_blocks,
-                Look(pid=self.order.pid),
+                order,
                 self.policies.endless(),
                 summary="undo: datablocks out of SciCat",
                 calm=True,
             )
+            await self._remove_superseded(taken_out.superseded_key, calm=True)
         except EndDataset as gone:
             workflow.logger.warning("dataset %s: nothing to unregister: %s", self.order.pid, gone)
+
+    async def _remove_superseded(self, key: str, *, calm: bool = False) -> None:
+        """Take the datablocks of an earlier, uncommitted plan off the LTS, once they are out of SciCat."""
+        if key:
+            await self.step(
+                TapeActivities.remove_files,
+                RemoveFiles(pid=self.order.pid, key=key),
+                self.policies.endless(),
+                summary="superseded datablocks off the LTS",
+                calm=calm,
+            )
 
 
 def _remarks(planned: PlannedDataset, freed: Freed) -> str:
