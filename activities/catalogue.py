@@ -159,7 +159,11 @@ class CatalogueActivities:
             return OpenedJob(finished=True, status=job.status, datasets=len(job.datasets))
         listed = [{"pid": dataset.pid, "files": list(dataset.files)} for dataset in job.datasets]
         await self._state.put_json(names.job_datasets_key(order.job_id), listed)
-        await self._catalogue.patch_job(order.job_id, JobStatus.IN_PROGRESS, f"{order.type.value} in progress", None)
+        try:
+            await self._catalogue.patch_job(order.job_id, JobStatus.IN_PROGRESS, f"{order.type.value} in progress")
+        except JobRefused as error:
+            # One of its datasets was deleted, and SciCat takes no word of the job any more: the others are worked on.
+            activity.logger.warning("job %s cannot be updated in SciCat: %s", order.job_id, error)
         return OpenedJob(
             finished=False, status=JobStatus.IN_PROGRESS, datasets=len(listed), owner_group=job.owner_group
         )

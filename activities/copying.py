@@ -22,20 +22,24 @@ from domain.datablock import UNIT_BYTES
 from domain.errors import ChangedWhileArchiving
 from domain.packing import Packer, Unit, units
 
-AHEAD = 2
-"""Units that are read ahead of the one being digested and written."""
+USEFUL_BUFFERS = 3
+"""One being digested and sent, two being filled; or three ranges read at a time. More gains nothing (performance.md)."""
 
-RANGES = 3
-"""Ranges of one datablock that are read from the LTS at a time; more gains nothing (performance.md)."""
+
+def buffers_per_copy(budget_bytes: int, copies: int) -> int:
+    """Buffers that each of so many copies at a time may own, so that all of them stay within the budget."""
+    return max(1, min(USEFUL_BUFFERS, budget_bytes // UNIT_BYTES // max(copies, 1)))
 
 
 class Buffers:
-    """A fixed number of unit-sized buffers."""
+    """All the memory that one copy moves its bytes through: a fixed number of buffers of one unit."""
 
-    def __init__(self, count: int, size: int = UNIT_BYTES) -> None:
+    def __init__(self, count: int, tar_bytes: int) -> None:
+        """Make the buffers; those for a small tar are small."""
+        self.count = count
         self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(count):
-            self._free.put(bytearray(size))
+            self._free.put(bytearray(min(UNIT_BYTES, tar_bytes)))
 
     def take(self) -> bytearray:
         """Wait for a free buffer."""
@@ -74,6 +78,7 @@ class TarWriter:
         store: LongTermStore,
         upload_id: str,
         acknowledged: int,
+        buffers: Buffers,
         readers: Executor,
         bookmark: Bookmark,
         checkpoint: Callable[[int], None],
@@ -86,6 +91,7 @@ class TarWriter:
             bucket: the landing zone.
             store: the LTS.
             upload_id: the opened upload.
+            buffers: as many units are read ahead as there are buffers left over from the one being sent.
             acknowledged: bytes that stand on the LTS already; read again for their digests, not sent again.
             readers: threads that read members side by side.
             bookmark: counts bytes and says when to stop.
@@ -94,7 +100,7 @@ class TarWriter:
         self._packer, self._objects, self._bucket, self._store = packer, objects, bucket, store
         self._upload_id, self._acknowledged, self._readers = upload_id, acknowledged, readers
         self._bookmark, self._checkpoint = bookmark, checkpoint
-        self._buffers = Buffers(AHEAD + 1)
+        self._buffers = buffers
         self._chunks_written = len(packer.chunks)
 
     def run(self) -> None:
@@ -113,7 +119,7 @@ class TarWriter:
         reading: deque[_Reading] = deque()
         try:
             while True:
-                while len(reading) <= AHEAD and (unit := next(coming, None)):
+                while len(reading) < self._buffers.count and (unit := next(coming, None)):
                     reading.append(self._read(unit))
                 if not reading:
                     return
@@ -197,7 +203,13 @@ class DamagedChunk:
 
 
 def verify_tar(
-    store: LongTermStore, path: str, tar_bytes: int, chunk_bytes: int, digests: Sequence[bytes], bookmark: Bookmark
+    store: LongTermStore,
+    path: str,
+    tar_bytes: int,
+    chunk_bytes: int,
+    digests: Sequence[bytes],
+    buffers: Buffers,
+    bookmark: Bookmark,
 ) -> list[DamagedChunk]:
     """Read every byte back, several ranges at a time, and compare chunk by chunk; return what does not match.
 
@@ -218,11 +230,13 @@ def verify_tar(
             offset = chunk * chunk_bytes
             damaged.append(DamagedChunk(chunk, offset, min(chunk_bytes, tar_bytes - offset)))
 
-    _side_by_side(range(len(digests)), check, bookmark)
+    _side_by_side(range(len(digests)), check, buffers, bookmark)
     return sorted(damaged, key=lambda found: found.chunk)
 
 
-def digest_tar(store: LongTermStore, path: str, tar_bytes: int, chunk_bytes: int, bookmark: Bookmark) -> list[bytes]:
+def digest_tar(
+    store: LongTermStore, path: str, tar_bytes: int, chunk_bytes: int, buffers: Buffers, bookmark: Bookmark
+) -> list[bytes]:
     """The chunk digests of a file on the LTS that no manifest describes; it is read once.
 
     Raises:
@@ -240,7 +254,7 @@ def digest_tar(store: LongTermStore, path: str, tar_bytes: int, chunk_bytes: int
             bookmark.moved(unit.length)
         found[chunk] = running.digest()
 
-    _side_by_side(range(-(-tar_bytes // chunk_bytes)), digest, bookmark)
+    _side_by_side(range(-(-tar_bytes // chunk_bytes)), digest, buffers, bookmark)
     return [found[chunk] for chunk in sorted(found)]
 
 
@@ -264,6 +278,7 @@ def deliver_tar(
     objects: BulkObjects,
     bucket: str,
     upload_id: str,
+    buffers: Buffers,
     bookmark: Bookmark,
 ) -> list[Part]:
     """Copy the chunks `missing` from the LTS into parts of an open multipart upload; S3 checks each part's digest.
@@ -288,7 +303,7 @@ def deliver_tar(
         parts.append(Part(chunk + 1, etag, digests[chunk]))
         bookmark.moved(size)
 
-    _side_by_side(missing, deliver, bookmark)
+    _side_by_side(missing, deliver, buffers, bookmark)
     return parts
 
 
@@ -296,27 +311,29 @@ def _chunk_units(chunk: int, tar_bytes: int, chunk_bytes: int) -> Iterator[Unit]
     return units(min(tar_bytes, (chunk + 1) * chunk_bytes), chunk_bytes, chunk)
 
 
-def _side_by_side(chunks: Sequence[int], work: Callable[[int, bytearray], None], bookmark: Bookmark) -> None:
-    """Do `work` on every chunk in a few threads, each with a buffer of its own; the first error ends all of them."""
+def _side_by_side(
+    chunks: Sequence[int], work: Callable[[int, bytearray], None], buffers: Buffers, bookmark: Bookmark
+) -> None:
+    """Do `work` on every chunk, one thread to a buffer; the first error ends all of them."""
     coming = iter(chunks)
     lock = threading.Lock()
     failed = threading.Event()
 
     def loop() -> None:
-        buffer = bytearray(UNIT_BYTES)
-        while not failed.is_set():
-            with lock:
-                chunk = next(coming, None)
-            if chunk is None:
-                return
-            try:
-                bookmark.check()
-                work(chunk, buffer)
-            except BaseException:
-                failed.set()
-                raise
+        with buffers.lend() as buffer:
+            while not failed.is_set():
+                with lock:
+                    chunk = next(coming, None)
+                if chunk is None:
+                    return
+                try:
+                    bookmark.check()
+                    work(chunk, buffer)
+                except BaseException:
+                    failed.set()
+                    raise
 
-    count = min(RANGES, len(chunks))
+    count = min(buffers.count, len(chunks))
     if not count:
         return
     with ThreadPoolExecutor(count, thread_name_prefix="lts-read") as pool:

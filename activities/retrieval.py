@@ -8,7 +8,7 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.copying import Part, deliver_tar, digest_tar
+from activities.copying import Buffers, Part, deliver_tar, digest_tar
 from activities.progress import Bookmark, in_thread, not_yet
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
 from clients.s3 import ObjectStore
@@ -118,9 +118,11 @@ class RetrievalActivities:
         retention: timedelta,
         state: State,
         client: Client,
+        buffers: int,
     ) -> None:
         self._catalogue, self._store, self._objects, self._bulk = catalogue, store, objects, bulk
         self._bucket, self._retention, self._state, self._client = retrieval_bucket, retention, state, client
+        self._buffers = buffers
 
     @activity.defn
     async def look_retrieval(self, order: LookRetrieval) -> LookedRetrieval:
@@ -286,7 +288,10 @@ class RetrievalActivities:
         size = there.size_bytes
         chunk_bytes = chunk_bytes_for(size)
         bookmark = Bookmark(position + 1, size)
-        digests = await in_thread(lambda: digest_tar(self._store, archive_id, size, chunk_bytes, bookmark), bookmark)
+        buffers = Buffers(self._buffers, size)
+        digests = await in_thread(
+            lambda: digest_tar(self._store, archive_id, size, chunk_bytes, buffers, bookmark), bookmark
+        )
         return size, chunk_bytes, digests
 
     async def _deliver(self, archive_id: str, position: int, size: int, chunk_bytes: int, digests: list[bytes]) -> None:
@@ -305,6 +310,7 @@ class RetrievalActivities:
         bookmark = Bookmark(position + 1, size)
         bookmark.moved(size - sum(min(chunk_bytes, size - chunk * chunk_bytes) for chunk in missing))
         target = upload_id
+        buffers = Buffers(self._buffers, size)
         sent = await in_thread(
             lambda: deliver_tar(
                 self._store,
@@ -316,6 +322,7 @@ class RetrievalActivities:
                 objects=self._bulk,
                 bucket=self._bucket,
                 upload_id=target,
+                buffers=buffers,
                 bookmark=bookmark,
             ),
             bookmark,

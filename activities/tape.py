@@ -8,7 +8,7 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from activities.copying import TarWriter, verify_tar
+from activities.copying import Buffers, TarWriter, verify_tar
 from activities.progress import Bookmark, Stopped, in_thread, not_yet
 from clients.lts.protocol import (
     ChunkRefused,
@@ -124,10 +124,17 @@ class TapeActivities:
     """Holds the LTS, the landing zone's bulk reader and the state bucket."""
 
     def __init__(
-        self, *, store: LongTermStore, objects: BulkObjects, landing_bucket: str, state: State, readers: Executor
+        self,
+        *,
+        store: LongTermStore,
+        objects: BulkObjects,
+        landing_bucket: str,
+        state: State,
+        readers: Executor,
+        buffers: int,
     ) -> None:
         self._store, self._objects, self._bucket = store, objects, landing_bucket
-        self._state, self._readers = state, readers
+        self._state, self._readers, self._buffers = state, readers, buffers
 
     @activity.defn
     async def open_block(self, order: BlockRef) -> OpenedBlock:
@@ -170,6 +177,7 @@ class TapeActivities:
             store=self._store,
             upload_id=order.upload_id,
             acknowledged=acknowledged,
+            buffers=Buffers(self._buffers, layout.tar_bytes),
             readers=self._readers,
             bookmark=bookmark,
             checkpoint=journal.checkpoint,
@@ -230,6 +238,7 @@ class TapeActivities:
         if manifest is None:
             raise TapeUnavailable(f"the manifest of {block.archive_id} is gone; the datablock has to be read anew")
         bookmark = Bookmark(order.index, manifest.tar_bytes)
+        buffers = Buffers(self._buffers, manifest.tar_bytes)
         try:
             damaged = await in_thread(
                 lambda: verify_tar(
@@ -238,6 +247,7 @@ class TapeActivities:
                     manifest.tar_bytes,
                     manifest.chunk_bytes,
                     manifest.chunks,
+                    buffers,
                     bookmark,
                 ),
                 bookmark,

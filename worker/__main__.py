@@ -31,7 +31,7 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
     client = await _connect(settings, stop)
     if client is None:
         return
-    async with world(settings, client) as work, AsyncExitStack() as stack:
+    async with world(settings, client, names) as work, AsyncExitStack() as stack:
         for name in names:
             queue = work[name]
             await stack.enter_async_context(

@@ -11,6 +11,7 @@ from typing import Any
 from temporalio.client import Client
 
 from activities.catalogue import CatalogueActivities
+from activities.copying import buffers_per_copy
 from activities.joining import JoiningActivities
 from activities.landing_zone import LandingZoneActivities
 from activities.reporting import ReportingActivities
@@ -49,8 +50,14 @@ class QueueWork:
 
 
 @asynccontextmanager
-async def world(settings: Settings, client: Client) -> AsyncGenerator[dict[str, QueueWork]]:
-    """Connect to everything, and say which queue does what; everything is closed on leaving."""
+async def world(settings: Settings, client: Client, names: Sequence[str]) -> AsyncGenerator[dict[str, QueueWork]]:
+    """Connect to everything, and say which queue does what; everything is closed on leaving.
+
+    Args:
+        settings: of this process.
+        client: of Temporal.
+        names: the queues that this process works on: their copies share its memory budget.
+    """
     settings.require(*REQUIRED)
     access, secret = settings.s3_user.get_secret_value(), settings.s3_password.get_secret_value()
     store = HttpLongTermStore(
@@ -83,11 +90,20 @@ async def world(settings: Settings, client: Client) -> AsyncGenerator[dict[str, 
             state = State(objects, settings.s3_state_bucket)
             try:
                 await _check_versioning(objects, settings)
-                yield _work(settings, client, store, catalogue, bulk, objects, state, readers)
+                yield _work(
+                    settings, client, store, catalogue, bulk, objects, state, readers, _buffers(settings, names)
+                )
             finally:
                 bulk.close()
                 await store.aclose()
                 await catalogue.aclose()
+
+
+def _buffers(settings: Settings, names: Sequence[str]) -> int:
+    """Buffers for each copy, so that all copies of this process together keep to its memory budget."""
+    slots = {queues.ARCHIVAL: settings.archival_slots, queues.RETRIEVAL: settings.retrieval_slots}
+    copies = sum(slots.get(name, 0) for name in names)
+    return buffers_per_copy(settings.archiver_memory_budget_mb * 2**20, copies)
 
 
 async def _check_versioning(objects: ObjectStore, settings: Settings) -> None:
@@ -118,6 +134,7 @@ def _work(
     objects: ObjectStore,
     state: State,
     readers: ThreadPoolExecutor,
+    buffers: int,
 ) -> dict[str, QueueWork]:
     scicat = CatalogueActivities(catalogue=catalogue, store=store, state=state)
     landing = LandingZoneActivities(
@@ -129,7 +146,12 @@ def _work(
         url_lifetime=timedelta(seconds=settings.url_expiration_seconds),
     )
     tape = TapeActivities(
-        store=store, objects=bulk, landing_bucket=settings.s3_landingzone_bucket, state=state, readers=readers
+        store=store,
+        objects=bulk,
+        landing_bucket=settings.s3_landingzone_bucket,
+        state=state,
+        readers=readers,
+        buffers=buffers,
     )
     retrieval = RetrievalActivities(
         catalogue=catalogue,
@@ -140,6 +162,7 @@ def _work(
         retention=timedelta(days=settings.retrieval_retention_days),
         state=state,
         client=client,
+        buffers=buffers,
     )
     joining = JoiningActivities(client=client, state=state)
     reporting = ReportingActivities(
