@@ -19,11 +19,12 @@ from clients.s3_bulk import BulkObjects, ObjectChanged
 from domain import names
 from domain.checksum import b64
 from domain.datablock import UNIT_BYTES
-from domain.errors import ChangedWhileArchiving
+from domain.errors import ChangedWhileArchiving, Damaged
+from domain.manifest import Manifest, ManifestMember
 from domain.packing import Packer, Unit, units
 
 USEFUL_BUFFERS = 3
-"""One being digested and sent, two being filled; or three ranges read at a time. More gains nothing (performance.md)."""
+"""One being digested and sent, two being filled; or three ranges read at a time. More gains nothing."""
 
 
 def buffers_per_copy(budget_bytes: int, copies: int) -> int:
@@ -304,6 +305,57 @@ def deliver_tar(
         bookmark.moved(size)
 
     _side_by_side(missing, deliver, buffers, bookmark)
+    return parts
+
+
+def copy_member(
+    store: LongTermStore,
+    manifest: Manifest,
+    member: ManifestMember,
+    chunk_bytes: int,
+    *,
+    objects: BulkObjects,
+    bucket: str,
+    key: str,
+    upload_id: str,
+    buffers: Buffers,
+    bookmark: Bookmark,
+) -> list[Part]:
+    """Copy one file out of a datablock into parts of an open multipart upload, comparing it with its digest.
+
+    A part larger than a unit is read twice, since S3 wants its digest first.
+
+    Raises:
+        Damaged: the bytes are not those that were archived.
+        Nearline, FileAbsent: of the store.
+        PartRefused, UploadVanished: of the object store.
+        Stopped: told so by the bookmark.
+    """
+    whole = hashlib.new(manifest.algorithm)
+    parts: list[Part] = []
+    with buffers.lend() as buffer:
+
+        def read(start: int, stop: int) -> Iterator[memoryview]:
+            for offset in range(start, stop, UNIT_BYTES):
+                view = memoryview(buffer)[: min(UNIT_BYTES, stop - offset)]
+                store.read_range(manifest.archive_id, member.offset + offset, view)
+                yield view
+
+        for number, start in enumerate(range(0, member.size, chunk_bytes), start=1):
+            stop = min(start + chunk_bytes, member.size)
+            part = hashlib.sha256()
+            for view in read(start, stop):
+                whole.update(view)
+                part.update(view)
+            body = [memoryview(buffer)[: stop - start]] if stop - start <= UNIT_BYTES else read(start, stop)
+            etag = objects.upload_part(bucket, key, upload_id, number, stop - start, body, b64(part.digest()))
+            parts.append(Part(number, etag, part.digest()))
+            bookmark.moved(stop - start)
+    if whole.hexdigest() != member.digest:
+        raise Damaged(
+            f"{member.path!r} in {manifest.archive_id} (bytes {member.offset} to {member.offset + member.size}) is not "
+            "what was archived"
+        )
     return parts
 
 

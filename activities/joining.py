@@ -25,7 +25,7 @@ from domain import names
 from domain.errors import DatasetError, PartialArchive
 from domain.lifecycle import JobType, Outcome
 from domain.message import Message
-from domain.orders import DatasetOrder, JobOrder, Subscriber
+from domain.orders import DatasetOrder, FilesOf, JobOrder, Subscriber
 from domain.outcome import DatasetOutcome
 from domain.pid import check_pid
 
@@ -53,6 +53,8 @@ class JoinedDatasets(Message):
     """What was joined; `pids` has an entry for every position asked for."""
 
     pids: tuple[str, ...]
+    restoring: tuple[int, ...] = ()
+    """Positions of which the job names single files."""
     refused: tuple[Refused, ...] = ()
 
 
@@ -63,6 +65,7 @@ class WatchDatasets(Message):
     type: JobType
     datasets: dict[int, str]
     """Position → pid of the open ones."""
+    restoring: tuple[int, ...] = ()
     interval_s: float
 
 
@@ -100,17 +103,28 @@ class JoiningActivities:
                 await self._state.put_outcome(order.job_id, n, outcome)
                 refused.append(Refused(n=n, outcome=outcome))
                 return
-            await self._join(order, pid, Subscriber(job_id=order.job_id, n=n, windowed=request.windowed))
+            subscriber = Subscriber(job_id=order.job_id, n=n, windowed=request.windowed)
+            await self._join(order, pid, subscriber, single_files=bool(files))
 
         await asyncio.gather(*(join(request.first + i, str(e["pid"]), len(e["files"])) for i, e in enumerate(entries)))
-        return JoinedDatasets(pids=tuple(str(entry["pid"]) for entry in entries), refused=tuple(refused))
+        return JoinedDatasets(
+            pids=tuple(str(entry["pid"]) for entry in entries),
+            restoring=tuple(request.first + i for i, entry in enumerate(entries) if entry["files"]),
+            refused=tuple(refused),
+        )
 
-    async def _join(self, order: JobOrder, pid: str, subscriber: Subscriber) -> None:
+    async def _join(self, order: JobOrder, pid: str, subscriber: Subscriber, *, single_files: bool) -> None:
         archive = order.type is JobType.ARCHIVE
         await self._client.start_workflow(
             "ArchiveDataset" if archive else "RetrieveDataset",
-            DatasetOrder(pid=pid, timing=order.timing, packing=order.packing, limits=order.limits),
-            id=names.archive_workflow(pid) if archive else names.retrieve_workflow(pid),
+            DatasetOrder(
+                pid=pid,
+                files_of=FilesOf(job_id=order.job_id, n=subscriber.n) if single_files else None,
+                timing=order.timing,
+                packing=order.packing,
+                limits=order.limits,
+            ),
+            id=dataset_workflow(order.type, pid, order.job_id, restoring=single_files),
             task_queue=activity.info().task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
@@ -128,8 +142,7 @@ class JoiningActivities:
         """Return the datasets that ended without telling, e.g. terminated by hand; while there are none, `NotYet`."""
         vanished: dict[int, DatasetOutcome] = {}
         for n, pid in order.datasets.items():
-            archive = order.type is JobType.ARCHIVE
-            workflow_id = names.archive_workflow(pid) if archive else names.retrieve_workflow(pid)
+            workflow_id = dataset_workflow(order.type, pid, order.job_id, restoring=n in order.restoring)
             outcome = await self._ended(workflow_id, pid)
             if outcome is not None:
                 vanished[n] = outcome
@@ -154,6 +167,13 @@ class JoiningActivities:
             except (WorkflowFailureError, TemporalError):
                 return _lost(pid, "ended without a result")
         return _lost(pid, f"was {description.status.name.lower() if description.status else 'lost'} by an operator")
+
+
+def dataset_workflow(job_type: JobType, pid: str, job_id: str, *, restoring: bool) -> str:
+    """Workflow id of a job's dataset."""
+    if job_type is JobType.ARCHIVE:
+        return names.archive_workflow(pid)
+    return names.restore_workflow(pid, job_id) if restoring else names.retrieve_workflow(pid)
 
 
 def _lost(pid: str, how: str) -> DatasetOutcome:

@@ -1,13 +1,14 @@
 """Steps that tell how it ended: outcomes into the state bucket, the job's result into SciCat."""
 
 import base64
+import hashlib
 from typing import Any
 
 from temporalio import activity
 
 from clients.s3 import ObjectStore
 from clients.scicat import Catalogue
-from clients.state import State
+from clients.state import Retrieved, State, StateLost
 from domain import names
 from domain.downloadscript import DownloadLink, download_script
 from domain.errors import JobError, UnknownDataset
@@ -98,28 +99,68 @@ class ReportingActivities:
         for position, block in enumerate(await self._state.get_list(outcome.blocks_key)):
             if position in outcome.undelivered:
                 continue
+            if "files" in block:
+                delivered += await self._restored(outcome.pid, block, apart=apart)
+                continue
             archive_id = str(block["archive_id"])
-            record: Any = await self._state.get_json(names.retrieved_key(archive_id))
+            record = await self._record(archive_id)
             url = await self._links.presign_get(self._bucket, archive_id, self._lifetime_s)
+            name = archive_id.rsplit("/", 1)[-1]
             entry = {
                 "datasetId": outcome.pid,
-                "name": archive_id.rsplit("/", 1)[-1],
-                "size": record["size"],
+                "name": name,
+                "size": record.size,
                 "archiveId": archive_id,
                 "url": url,
             }
             link = DownloadLink(
                 url=url,
-                name=entry["name"],
-                size_bytes=record["size"],
-                chunk_bytes=record["chunk_bytes"],
-                digest=record["digest"],
-                bagged=bool(record["bagged"]),
+                name=name,
+                size_bytes=record.size,
+                chunk_bytes=record.chunk_bytes,
+                digest=record.digest,
+                bagged=record.bagged,
                 folder=flat(outcome.pid) if apart else "",
             )
             delivered.append((entry, link))
             activity.heartbeat()
         return delivered
+
+    async def _restored(
+        self, pid: str, block: dict[str, Any], *, apart: bool
+    ) -> list[tuple[dict[str, Any], DownloadLink]]:
+        """(result entry, link) of every single file that was restored from a datablock."""
+        restored: list[tuple[dict[str, Any], DownloadLink]] = []
+        for file in block["files"]:
+            path = str(file["path"])
+            key = names.restored_key(pid, path)
+            record = await self._record(key)
+            url = await self._links.presign_get(self._bucket, key, self._lifetime_s)
+            entry = {
+                "datasetId": pid,
+                "name": path,
+                "size": record.size,
+                "archiveId": str(block["archive_id"]),
+                "url": url,
+            }
+            link = DownloadLink(
+                url=url,
+                name=f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.restored",
+                size_bytes=record.size,
+                chunk_bytes=record.chunk_bytes,
+                digest=record.digest,
+                folder=flat(pid) if apart else "",
+                path=path,
+            )
+            restored.append((entry, link))
+            activity.heartbeat()
+        return restored
+
+    async def _record(self, key: str) -> Retrieved:
+        record = await self._state.retrieved(key)
+        if record is None:
+            raise StateLost(f"the record of {key} is gone from the state bucket; retrieve the dataset again")
+        return record
 
 
 def _missing(pid: str, order: FinishJob) -> DatasetOutcome:

@@ -9,20 +9,22 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.copying import Buffers, Part, deliver_tar, digest_tar
+from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread, not_yet
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
-from clients.scicat import Catalogue, Datablock
-from clients.state import State, StateIndex
+from clients.scicat import Catalogue, Datablock, Dataset
+from clients.state import Retrieved, State, StateIndex
 from domain import names
-from domain.checksum import b64, composite, s3_composite
+from domain.checksum import b64, composite
 from domain.datablock import FORMAT, chunk_bytes_for
 from domain.errors import BeingArchived, Damaged, Incomplete, NotArchived, ObjectStoreUnavailable
 from domain.message import Message
 from domain.names import stem_of
+from domain.orders import FilesOf
 from domain.pid import check_pid
-from domain.planning import regular_files, uncovered
+from domain.planning import regular_files, relative_path, uncovered
 
 RECALL_BATCH = 200
 """Paths of one recall request, as FTS does it; dCache refuses more than 500."""
@@ -32,6 +34,8 @@ class LookRetrieval(Message):
     """Look at a dataset before its retrieval."""
 
     pid: str
+    files_of: FilesOf | None = None
+    """Only the files that this job names."""
 
 
 class LookedRetrieval(Message):
@@ -118,11 +122,12 @@ class RetrievalActivities:
         retention: timedelta,
         state: State,
         client: Client,
+        manifests: Manifests,
         buffers: int,
     ) -> None:
         self._catalogue, self._store, self._objects, self._bulk = catalogue, store, objects, bulk
         self._bucket, self._retention, self._state, self._client = retrieval_bucket, retention, state, client
-        self._buffers = buffers
+        self._manifests, self._buffers = manifests, buffers
 
     @activity.defn
     async def look_retrieval(self, order: LookRetrieval) -> LookedRetrieval:
@@ -150,6 +155,8 @@ class RetrievalActivities:
                 "nothing was recalled"
             )
         blocks.sort(key=lambda block: block.archive_id)
+        if order.files_of:
+            return await self._look_for_files(order, order.files_of, dataset, blocks, index)
         listed = [self._entry(order.pid, block, index) for block in blocks]
         key = names.datablocks_key(order.pid)
         await self._state.put_json(key, listed)
@@ -160,6 +167,33 @@ class RetrievalActivities:
             blocks=len(blocks),
             total_bytes=sum(block.packed_size for block in blocks),
             missing=tuple(position for position, there in enumerate(intact) if not there),
+        )
+
+    async def _look_for_files(
+        self, order: LookRetrieval, files_of: FilesOf, dataset: Dataset, blocks: list[Datablock], index: StateIndex
+    ) -> LookedRetrieval:
+        """Which datablocks hold the files that a job names."""
+        listed = (await self._state.get_list(names.job_datasets_key(files_of.job_id)))[files_of.n]
+        wanted = {relative_path(str(path), dataset.source_folder) for path in listed["files"]}
+        entries: list[dict[str, Any]] = []
+        total = 0
+        for block in blocks:
+            held = [file for file in block.files if file.path in wanted]
+            if held:
+                files = [{"path": file.path, "size": file.size} for file in held]
+                entries.append(self._entry(order.pid, block, index) | {"files": files})
+                total += sum(file.size for file in held)
+                wanted -= {file.path for file in held}
+        if wanted:
+            raise Incomplete(f"{len(wanted)} of the files asked for are in no datablock, e.g. {min(wanted)!r}")
+        key = names.restore_list_key(files_of.job_id, files_of.n)
+        await self._state.put_json(key, entries)
+        return LookedRetrieval(
+            owner_group=dataset.owner_group,
+            blocks_key=key,
+            blocks=len(entries),
+            total_bytes=total,
+            missing=tuple(range(len(entries))),
         )
 
     async def _archive_runs(self, pid: str) -> bool:
@@ -183,27 +217,13 @@ class RetrievalActivities:
 
     async def _intact(self, entry: dict[str, Any]) -> bool:
         """Whether the datablock lies in the retrieval bucket with the digest that is on record for it."""
-        record: Any = await self._state.get_json(names.retrieved_key(entry["archive_id"]))
+        record = await self._state.retrieved(entry["archive_id"])
         if record is None:
             return False
         # The retention is renewed before the look: the sweep reads the record again just before it deletes.
-        await self._keep(entry, record["size"], record["chunk_bytes"], bytes.fromhex(record["digest"]))
+        await self._state.put_retrieved(record.model_copy(update={"keep_until": datetime.now(UTC) + self._retention}))
         head = await self._objects.head(self._bucket, entry["archive_id"])
-        chunks = -(-record["size"] // record["chunk_bytes"])
-        wanted = s3_composite(bytes.fromhex(record["digest"]), chunks)
-        return head is not None and head.size == record["size"] and head.composite_sha256 == wanted
-
-    async def _keep(self, entry: dict[str, Any], size: int, chunk_bytes: int, digest: bytes) -> None:
-        record = {
-            "pid": entry["pid"],
-            "archive_id": entry["archive_id"],
-            "size": size,
-            "chunk_bytes": chunk_bytes,
-            "digest": digest.hex(),
-            "bagged": entry["bagged"],
-            "keep_until": (datetime.now(UTC) + self._retention).isoformat(),
-        }
-        await self._state.put_json(names.retrieved_key(entry["archive_id"]), record)
+        return head is not None and head.size == record.size and head.composite_sha256 == record.composite
 
     @activity.defn
     async def request_recall(self, order: RequestRecall) -> RequestedRecall:
@@ -260,7 +280,17 @@ class RetrievalActivities:
         archive_id = str(entry["archive_id"])
         try:
             size, chunk_bytes, digests = await self._digests(entry, order.position)
-            await self._keep(entry, size, chunk_bytes, composite(digests))
+            await self._state.put_retrieved(
+                Retrieved(
+                    pid=entry["pid"],
+                    key=archive_id,
+                    size=size,
+                    chunk_bytes=chunk_bytes,
+                    digest=composite(digests).hex(),
+                    bagged=entry["bagged"],
+                    keep_until=datetime.now(UTC) + self._retention,
+                )
+            )
             if not await self._intact(entry):
                 await self._deliver(archive_id, order.position, size, chunk_bytes, digests)
         except Nearline:
@@ -278,10 +308,9 @@ class RetrievalActivities:
     async def _digests(self, entry: dict[str, Any], position: int) -> tuple[int, int, list[bytes]]:
         """(tar bytes, chunk bytes, chunk digests): from the manifest, else by reading the file once for them."""
         archive_id = str(entry["archive_id"])
-        if entry["plan_digest"]:
-            manifest = await self._state.manifest(entry["pid"], entry["plan_digest"], stem_of(archive_id))
-            if manifest:
-                return manifest.tar_bytes, manifest.chunk_bytes, list(manifest.chunks)
+        manifest = await self._manifests.known(entry)
+        if manifest:
+            return manifest.tar_bytes, manifest.chunk_bytes, list(manifest.chunks)
         there = await self._store.stat(archive_id)
         if there is None:
             raise FileAbsent(archive_id)

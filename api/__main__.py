@@ -25,6 +25,7 @@ def main() -> int:
         app,
         host=settings.uvicorn_host,
         port=settings.uvicorn_port,
+        root_path=settings.uvicorn_root_path.rstrip("/"),
         log_level=settings.uvicorn_log_level,
         timeout_graceful_shutdown=5,
         server_header=False,

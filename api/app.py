@@ -49,7 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
         title="ScopeMArchiver",
         description="Moves datasets between the landing zone and tape.",
         version="1",
-        root_path=settings.uvicorn_root_path.rstrip("/"),
         redirect_slashes=False,
         lifespan=lifespan,
     )

@@ -1,15 +1,33 @@
 """Who may call what: the Basic accounts of SciCat's job action and of operators."""
 
 import secrets
+from base64 import b64decode
 from typing import Annotated
 
 from fastapi import Depends, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from fastapi.security.utils import get_authorization_scheme_param
 from pydantic import SecretStr
+from starlette.requests import HTTPConnection
 
 from api.dependencies import SettingsDep
 
-_basic = HTTPBasic(scheme_name="BasicAuth", auto_error=False)
+
+class _Basic(HTTPBasic):
+    """Names and passwords in UTF-8, as SciCat sends them; FastAPI's own reads ASCII alone. None if there are none."""
+
+    async def __call__(self, request: HTTPConnection) -> HTTPBasicCredentials | None:
+        scheme, word = get_authorization_scheme_param(request.headers.get("Authorization"))
+        try:
+            username, colon, password = b64decode(word, validate=True).decode().partition(":")
+        except ValueError:
+            return None
+        if scheme.lower() != "basic" or not colon:
+            return None
+        return HTTPBasicCredentials(username=username, password=password)
+
+
+_basic = _Basic(scheme_name="BasicAuth")
 
 Credentials = Annotated[HTTPBasicCredentials | None, Depends(_basic)]
 

@@ -4,8 +4,8 @@ A workflow cannot see the heartbeats of its activities, so an answer is the quer
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import TemporalError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from domain import names
@@ -53,6 +53,10 @@ class OtherType(Exception):
     """The job id runs already, as a job of another type."""
 
 
+class OutOfReach(TemporalError):
+    """Temporal did not answer the first call of a client that connects when it is needed."""
+
+
 class Gateway:
     """Holds the Temporal client."""
 
@@ -64,11 +68,11 @@ class Gateway:
 
         Raises:
             OtherType: the id was started as another type.
-            RPCError: Temporal does not answer.
+            RPCError, OutOfReach: Temporal does not answer.
         """
         workflow = _WORKFLOWS[order.type]
         workflow_id = names.job_workflow(order.job_id)
-        with suppress(WorkflowAlreadyStartedError):
+        with suppress(WorkflowAlreadyStartedError), _reaching():
             await self._client.start_workflow(
                 workflow.__name__,
                 order,
@@ -166,9 +170,19 @@ def _gain(before: tuple[BlockProgress, ...], after: tuple[BlockProgress, ...]) -
     return sum(new.bytes_done - old.bytes_done for old, new in zip(before, after, strict=True))
 
 
+@contextmanager
+def _reaching() -> Generator[None]:
+    """The SDK says RuntimeError when its first call cannot connect, and RPCError for every later one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OutOfReach(str(error)) from error
+
+
 async def _describe(handle: Handle) -> WorkflowExecutionDescription | None:
     try:
-        return await handle.describe(rpc_timeout=_RPC)
+        with _reaching():
+            return await handle.describe(rpc_timeout=_RPC)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
             return None

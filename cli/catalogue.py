@@ -86,9 +86,12 @@ class UserCatalogue:
         """The archived datablocks that are registered for a dataset."""
         return cast("list[Document]", await self._send("GET", f"datasets/{_segment(pid)}/datablocks"))
 
-    async def create_job(self, kind: str, pids: Sequence[str], email: str = "") -> str:
-        """Ask for an archive or a retrieval of whole datasets and return the job's id."""
-        job: Document = {"type": kind, "jobParams": {}, "datasetList": [{"pid": pid, "files": []} for pid in pids]}
+    async def create_job(
+        self, kind: str, pids: Sequence[str], email: str = "", *, files: Mapping[str, Sequence[str]] | None = None
+    ) -> str:
+        """Ask for an archive or a retrieval and return the job's id; `files` names single ones of a pid's."""
+        listed = [{"pid": pid, "files": list((files or {}).get(pid, ()))} for pid in pids]
+        job: Document = {"type": kind, "jobParams": {}, "datasetList": listed}
         if email:
             job["emailJobInitiator"] = email
         return str((await self._call("POST", "jobs", job))["id"])

@@ -5,13 +5,16 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, cast
 
 from clients.s3 import ObjectStore
 from domain import names
+from domain.checksum import s3_composite
 from domain.datablock import BlockPlan
 from domain.errors import InfrastructureError
 from domain.manifest import Journal, Manifest, load_journal, load_manifest
+from domain.message import Message
 from domain.outcome import DatasetOutcome
 from domain.planfile import DatasetPlan, dump_plan, load_plan, smallest_chunk_of
 
@@ -33,6 +36,24 @@ class StateIndex:
     """Datablock stem → plan digest."""
     verified: frozenset[str] = frozenset()
     """Datablock stems."""
+
+
+class Retrieved(Message):
+    """An object in the retrieval bucket: what it has to be, and until when it is kept."""
+
+    pid: str
+    key: str
+    size: int
+    chunk_bytes: int
+    digest: str
+    """Hex sha256 over the raw digests of its parts."""
+    bagged: bool = True
+    keep_until: datetime
+
+    @property
+    def composite(self) -> str:
+        """The composite checksum that S3's HEAD gives for it while it is intact."""
+        return s3_composite(bytes.fromhex(self.digest), -(-self.size // self.chunk_bytes))
 
 
 class State:
@@ -142,6 +163,15 @@ class State:
         keys = [names.verified_key(pid, digest, stem), names.manifest_key(pid, digest, stem)]
         await self._objects.delete_objects(self._bucket, keys)
         await self.drop_journal(pid, digest, stem)
+
+    async def put_retrieved(self, record: Retrieved) -> None:
+        """Keep, or renew, the record of an object in the retrieval bucket."""
+        await self._put(names.retrieved_key(record.key), record.model_dump_json().encode())
+
+    async def retrieved(self, key: str) -> Retrieved | None:
+        """The record of an object in the retrieval bucket."""
+        data = await self._get(names.retrieved_key(key))
+        return None if data is None else Retrieved.model_validate_json(data)
 
     async def put_json(self, key: str, value: object) -> None:
         """Keep a small record."""

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from domain.files import check_path
+
 _URL_CHARACTERS = ":/?#[]@!$&()*+,;=%-._~"
 _MIB = 1 << 20
 _SMALLEST_READ = 4096
@@ -34,6 +36,8 @@ class DownloadLink:
     """False for a plain tar of relative paths, made by the original system."""
     folder: str = ""
     """Where to unpack below the extraction folder; one name, so that several datasets do not mix. Empty: the top."""
+    path: str = ""
+    """Set: this is no tar but a single file, and belongs here below its folder."""
 
 
 def download_script(links: Sequence[DownloadLink], *, title: str) -> str:
@@ -68,14 +72,16 @@ def _check(link: DownloadLink) -> None:
     for field, name in (("name", link.name), ("folder", link.folder or "x")):
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise ValueError(f"{field} is not a plain file name: {name!r}")
-    if link.size_bytes <= 0 or link.chunk_bytes <= 0:
+    if link.size_bytes < (0 if link.path else 1) or link.chunk_bytes <= 0:
         raise ValueError(f"{link.name!r} needs a size and a chunk size above zero")
+    if link.path:
+        check_path(link.path)
     if len(link.digest) != 64 or set(link.digest) - set("0123456789abcdef"):
         raise ValueError(f"{link.name!r} needs a sha256 as lower-case hex")
 
 
 def _arguments(link: DownloadLink) -> str:
-    """The link as words of the shell: url, name, size, chunk size, unit of reading, digest, bagged, folder."""
+    """The link as words of the shell: url, name, size, chunk size, unit, digest, kind, folder, path."""
     unit = math.gcd(link.chunk_bytes, _MIB)
     if unit < _SMALLEST_READ:
         unit = link.chunk_bytes
@@ -86,8 +92,9 @@ def _arguments(link: DownloadLink) -> str:
         str(link.chunk_bytes),
         str(unit),
         link.digest,
-        "1" if link.bagged else "0",
+        "file" if link.path else "bag" if link.bagged else "tar",
         link.folder,
+        link.path,
     ]
     return " ".join(shlex.quote(word) for word in words)
 
@@ -287,6 +294,7 @@ fetch() {
     rm -f "$file"
   fi
   for round in 1 2; do
+    if [ "$size" -eq 0 ]; then : >"$file.part"; fi
     download "$label" "$url" "$file.part" "$size"
     say "$label: checking"
     if intact "$file.part" "$size" "$chunk" "$unit" "$digest"; then
@@ -382,12 +390,15 @@ files_in() {
 }
 
 unpack() {
-  local number=$1 name=$3 bagged=$8 folder=$9 stage="$work/tree" announced found left
+  local number=$1 name=$3 kind=$8 folder=$9 path=${10} stage="$work/tree" announced found left
   local file="$downloads/$name" target="$extraction" label="[$number/$total] $name"
   if [ -n "$folder" ]; then target="$extraction/$folder"; fi
   say "$label: unpacking"
   mkdir -p "$stage" "$target"
-  if [ "$bagged" -eq 1 ]; then
+  if [ "$kind" = file ]; then
+    case $path in */*) mkdir -p "$stage/${path%/*}" ;; esac
+    cp "$file" "$stage/$path"
+  elif [ "$kind" = bag ]; then
     # files of the dataset lie in <top>/data/; what describes the bag lies in <top>/, and two components less is nothing
     run_tar -x -f - -o --no-same-permissions -C "$stage" --strip-components=2 <"$file"
     announced=$(run_tar -t -f - <"$file" | LC_ALL=C awk -F/ 'NF > 2 && $NF != "" { n++ } END { print n + 0 }')

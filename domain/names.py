@@ -98,6 +98,11 @@ def retrieved_key(archive_id: str) -> str:
     return f"retrieved/{archive_id}.json"
 
 
+def restored_key(pid: str, path: str) -> str:
+    """Key of a single restored file in the retrieval bucket."""
+    return f"{_DATASETS}/{pid}/restored/{path}"
+
+
 def orphan_key(archive_id: str) -> str:
     """Record of a file on a write-once LTS that belongs to no archived dataset."""
     return f"orphans/{archive_id}.json"
@@ -111,6 +116,11 @@ def job_prefix(job_id: str) -> str:
 def job_datasets_key(job_id: str) -> str:
     """The job's dataset list, as read from the catalogue."""
     return f"{job_prefix(job_id)}datasets.json"
+
+
+def restore_list_key(job_id: str, n: int) -> str:
+    """The datablocks and files that the job's n-th dataset restores."""
+    return f"{job_prefix(job_id)}restore-{n}.json"
 
 
 def outcome_key(job_id: str, n: int) -> str:
@@ -131,3 +141,8 @@ def archive_workflow(pid: str) -> str:
 def retrieve_workflow(pid: str) -> str:
     """Workflow id of a dataset's retrieval."""
     return f"retrieve-dataset/{pid}"
+
+
+def restore_workflow(pid: str, job_id: str) -> str:
+    """Workflow id of the restoring of single files: no two jobs share it, since each names files of its own."""
+    return f"{retrieve_workflow(pid)}/files/{job_id}"

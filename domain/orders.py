@@ -54,10 +54,19 @@ class Subscriber(Message):
     """The job has more datasets than its window: it wants to know when this one waits."""
 
 
+class FilesOf(Message):
+    """Which job names the files to restore: its n-th dataset."""
+
+    job_id: str
+    n: int
+
+
 class DatasetOrder(Message):
     """Archive or retrieve one dataset."""
 
     pid: str
+    files_of: FilesOf | None = None
+    """Retrieve just these files; None: all of it."""
     timing: Timing = Timing()
     packing: Packing = Packing()
     limits: Limits = Limits()

@@ -5,7 +5,9 @@ looks into the stores themselves, never into what the service believes of them.
 """
 
 import asyncio
+import io
 import random
+import tarfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -38,6 +40,19 @@ QUICK = {
     "MOCK_LTS_MIGRATE_AGE_S": "200",
     "MOCK_LTS_EVICT_AFTER_MIGRATION_S": "0.2",
     "LOG_LEVEL": "info",
+}
+
+# What SciCat wants to know of a new dataset.
+DATASET = {
+    "type": "raw",
+    "owner": "alice",
+    "contactEmail": "alice@example.org",
+    "sourceFolder": "/data/session",
+    "creationTime": "2026-01-02T03:04:05.000Z",
+    "ownerGroup": "group1",
+    "principalInvestigator": "alice",
+    "creationLocation": "lab",
+    "datasetName": "test",
 }
 
 FINISHED = ("finishedSuccessful", "finishedWithDatasetErrors", "finishedUnsuccessful")
@@ -84,19 +99,7 @@ class Lab:
             upload: whether the files reach the landing zone.
             group: owner group.
         """
-        pid = await self.user.create_dataset(
-            {
-                "type": "raw",
-                "owner": "alice",
-                "contactEmail": "alice@example.org",
-                "sourceFolder": "/data/session",
-                "creationTime": "2026-01-02T03:04:05.000Z",
-                "ownerGroup": group,
-                "principalInvestigator": "alice",
-                "creationLocation": "lab",
-                "datasetName": "test",
-            }
-        )
+        pid = await self.user.create_dataset(DATASET | {"ownerGroup": group})
         sizes = {path: len(content) for path, content in files.items()} if register is None else register
         listed = entries or [
             {"path": path, "size": size, "time": "2026-01-02T03:04:05.000Z", "perm": "-rw-r--r--"}
@@ -169,6 +172,37 @@ class Lab:
         answer = await self.http.request(method, settings.lts_endpoint + path, headers=headers, **arguments)
         assert answer.is_success, answer.text
         return answer
+
+    async def uploads_on_lts(self, pid: str) -> list[str]:
+        """Paths of the dataset's unfinished uploads on the LTS."""
+        answer = await self.lts("GET", "/admin/state")
+        prefix = names.datablocks_prefix(pid)
+        return [upload["path"] for upload in answer.json()["uploads"] if upload["path"].startswith(prefix)]
+
+    async def unpacked(self, pid: str) -> dict[str, bytes]:
+        """Retrieve the dataset and unpack what the job's links give: content by relative path."""
+        job = await self.ended(await self.retrieve(pid))
+        assert job["jobStatusMessage"] == "finishedSuccessful", job["jobResultObject"]
+        found: dict[str, bytes] = {}
+        for entry in job["jobResultObject"]["result"]:
+            answer = await self.http.get(entry["url"])
+            with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
+                for member in tar:
+                    content = tar.extractfile(member)
+                    if content is not None and member.name.split("/")[1] == "data":
+                        found[member.name.split("/", 2)[2]] = content.read()
+        return found
+
+    async def as_service(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Call SciCat's REST API v3 with the service's account, which may do everything, e.g. delete a dataset."""
+        settings = self.stack.settings
+        account = {
+            "username": settings.scicat_user.get_secret_value(),
+            "password": settings.scicat_password.get_secret_value(),
+        }
+        login = await self.scicat("POST", "/api/v3/auth/login", json=account)
+        headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
+        return await self.scicat(method, f"/api/v3/{path}", headers=headers, **arguments)
 
     async def scicat(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """Call the pretend SciCat's test hooks."""

@@ -14,7 +14,9 @@ from activities.catalogue import CatalogueActivities
 from activities.copying import buffers_per_copy
 from activities.joining import JoiningActivities
 from activities.landing_zone import LandingZoneActivities
+from activities.manifests import Manifests
 from activities.reporting import ReportingActivities
+from activities.restoring import RestoringActivities
 from activities.retrieval import RetrievalActivities
 from activities.tape import TapeActivities
 from clients.lts.http import HttpLongTermStore
@@ -153,15 +155,28 @@ def _work(
         readers=readers,
         buffers=buffers,
     )
+    manifests = Manifests(state=state)
+    retention = timedelta(days=settings.retrieval_retention_days)
     retrieval = RetrievalActivities(
         catalogue=catalogue,
         store=store,
         objects=objects,
         bulk=bulk,
         retrieval_bucket=settings.s3_retrieval_bucket,
-        retention=timedelta(days=settings.retrieval_retention_days),
+        retention=retention,
         state=state,
         client=client,
+        manifests=manifests,
+        buffers=buffers,
+    )
+    restoring = RestoringActivities(
+        store=store,
+        objects=objects,
+        bulk=bulk,
+        retrieval_bucket=settings.s3_retrieval_bucket,
+        retention=retention,
+        state=state,
+        manifests=manifests,
         buffers=buffers,
     )
     joining = JoiningActivities(client=client, state=state)
@@ -202,5 +217,7 @@ def _work(
     return {
         queues.CONTROL: QueueWork(WORKFLOWS, light, settings.control_slots),
         queues.ARCHIVAL: QueueWork((), (tape.write_block,), settings.archival_slots),
-        queues.RETRIEVAL: QueueWork((), (tape.verify_block, retrieval.copy_block), settings.retrieval_slots),
+        queues.RETRIEVAL: QueueWork(
+            (), (tape.verify_block, retrieval.copy_block, restoring.restore_files), settings.retrieval_slots
+        ),
     }

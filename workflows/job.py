@@ -13,9 +13,8 @@ from workflows.policies import Policies
 
 with workflow.unsafe.imports_passed_through():
     from activities.catalogue import CatalogueActivities, JobReport, OpenedJob, OpenJob
-    from activities.joining import BATCH, JoinDatasets, JoiningActivities, WatchDatasets
+    from activities.joining import BATCH, JoinDatasets, JoiningActivities, WatchDatasets, dataset_workflow
     from activities.reporting import DeliverOutcome, FinishedJob, FinishJob, ReportingActivities
-    from domain import names
     from domain.bitmap import Bitmap
     from domain.lifecycle import IDLE, JobStatus, JobType, Phase
     from domain.message import Message
@@ -35,6 +34,8 @@ class JobState(Message):
     """Datasets joined so far, from the first one on."""
     open: dict[int, str] = {}
     """Position → pid of those that have not ended."""
+    restoring: tuple[int, ...] = ()
+    """Positions of which the job names single files."""
     idle: tuple[int, ...] = ()
     done: Bitmap = Bitmap()
     counts: dict[str, int] = {}
@@ -63,6 +64,7 @@ class JobWorkflow:
         self._done: dict[int, str] = {n: "" for n in range(state.joined) if n in state.done}
         """Position → outcome, empty where an earlier run heard it."""
         self._pids: dict[int, str] = dict(state.open)
+        self._restoring: set[int] = set(state.restoring)
         self._idle: set[int] = set(state.idle)
         self._parked: dict[int, str] = {}
         self._told_parked: set[int] = set()
@@ -226,6 +228,7 @@ class JobWorkflow:
             opened=self._opened,
             joined=self._joined,
             open=self._open,
+            restoring=tuple(sorted(self._restoring & self._open.keys())),
             idle=tuple(sorted(self._idle)),
             done=done,
             counts=self._counts,
@@ -246,6 +249,7 @@ class JobWorkflow:
             ),
             summary=f"join datasets {first + 1} to {last}",
         )
+        self._restoring.update(joined.restoring)
         for n, pid in enumerate(joined.pids, start=first):
             self._pids[n] = pid
             if n not in self._done:
@@ -264,6 +268,7 @@ class JobWorkflow:
                         job_id=self._order.job_id,
                         type=self._order.type,
                         datasets=dict(self._open),
+                        restoring=tuple(sorted(self._restoring & self._open.keys())),
                         interval_s=self._order.timing.watch_s,
                     ),
                     summary="watch over the datasets",
@@ -310,17 +315,16 @@ class JobWorkflow:
         await self._tell_datasets("leave", [self._order.job_id])
 
     async def _tell_datasets(self, signal: str, args: list[str]) -> None:
-        archive = self._order.type is JobType.ARCHIVE
 
-        async def tell(pid: str) -> None:
-            workflow_id = names.archive_workflow(pid) if archive else names.retrieve_workflow(pid)
+        async def tell(n: int, pid: str) -> None:
+            workflow_id = dataset_workflow(self._order.type, pid, self._order.job_id, restoring=n in self._restoring)
             try:
                 await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=args)
             except ApplicationError as error:
                 if error.type != "ExternalWorkflowExecutionNotFound":
                     raise
 
-        await asyncio.gather(*(tell(pid) for pid in self._open.values()))
+        await asyncio.gather(*(tell(n, pid) for n, pid in self._open.items()))
 
     async def _finish(self, error_class: str, error: str) -> FinishedJob:
         finished = self._finished = await self._step(

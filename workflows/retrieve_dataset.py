@@ -11,6 +11,7 @@ from workflows.dataset import Carried, DatasetWorkflow, DeadlineReached, EndData
 
 with workflow.unsafe.imports_passed_through():
     from activities.catalogue import CatalogueActivities, MoveRetrieve
+    from activities.restoring import RestoringActivities
     from activities.retrieval import (
         AwaitRecall,
         CopyBlock,
@@ -84,7 +85,7 @@ class RetrieveDataset(DatasetWorkflow):
     async def _look(self) -> LookedRetrieval:
         looked = await self.step(
             RetrievalActivities.look_retrieval,
-            LookRetrieval(pid=self.order.pid),
+            LookRetrieval(pid=self.order.pid, files_of=self.order.files_of),
             self.policies.long(),
             summary="which datablocks are missing",
         )
@@ -116,7 +117,7 @@ class RetrieveDataset(DatasetWorkflow):
             async with self._slots:
                 self._block(position, "copying")
                 copied = await self.step(
-                    RetrievalActivities.copy_block,
+                    RestoringActivities.restore_files if self.order.files_of else RetrievalActivities.copy_block,
                     CopyBlock(blocks_key=looked.blocks_key, position=position),
                     self.policies.transfer(queues.RETRIEVAL, looked.total_bytes),
                     summary=f"copy datablock {position + 1} of {looked.blocks}",
@@ -242,7 +243,7 @@ class RetrieveDataset(DatasetWorkflow):
         )
 
     async def _failed(self, end: EndDataset) -> DatasetOutcome:
-        if self._started:
+        if self._started or end.outcome is not Outcome.CANCELLED:
             await self._move(RetrieveMoment.FAILED, f"{end.error_class}: {end.message}", calm=True)
         if self.abandoned and self.subscribers:
             # Jobs that joined while this was ending have not asked for a cancel.

@@ -1,0 +1,341 @@
+"""The HTTP API in one process, with a pretend workflow service: what is accepted, refused, declared; in which shape."""
+
+import re
+import socket
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+from uuid import uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.app import create_app
+from api.dependencies import Services
+from api.gateway import OtherType, OutOfReach
+from domain.errors import ObjectStoreUnavailable
+from domain.lifecycle import JobType, Phase
+from domain.orders import JobOrder
+from domain.progress import DatasetProgress, JobProgress
+from settings import Settings, SettingsError
+
+JOB_ID = "0d4c3f6e-5a58-4c6c-9d6f-5f6a1d3c7f10"
+SCICAT = ("scicat", "pässword:with colon")
+OPERATOR = ("operator", "word")
+GOOD = {"id": JOB_ID, "type": "archive"}
+
+
+@dataclass
+class PretendGateway:
+    """Starts each job once, or fails as it is told."""
+
+    started: dict[str, tuple[JobType, str]] = field(default_factory=dict[str, tuple[JobType, str]])
+    orders: list[JobOrder] = field(default_factory=list[JobOrder])
+    failure: Exception | None = None
+
+    async def start_job(self, order: JobOrder) -> str:
+        if self.failure:
+            raise self.failure
+        self.orders.append(order)
+        known, run_id = self.started.setdefault(order.job_id, (order.type, str(uuid4())))
+        if known is not order.type:
+            raise OtherType(f"job {order.job_id} was started as {known.value}")
+        return run_id
+
+    async def healthy(self) -> bool:
+        if self.failure:
+            raise self.failure
+        return True
+
+    async def job(self, job_id: str) -> JobProgress | None:
+        if self.failure:
+            raise self.failure
+        return JobProgress(id=job_id, type="archive", phase=Phase.PLANNING) if job_id in self.started else None
+
+    async def dataset(self, pid: str) -> list[DatasetProgress]:
+        return [DatasetProgress(pid=pid, kind="archive", phase=Phase.WRITING)] if pid == "20.500/known" else []
+
+
+class PretendStore:
+    """The state bucket and S3, as far as these routes ask."""
+
+    async def outcomes(self, job_id: str, count: int) -> list[None]:
+        return [None] * count
+
+    async def versioning(self, bucket: str) -> str:
+        return "Enabled"
+
+
+def settings(**more: Any) -> Settings:
+    given: dict[str, Any] = {
+        "job_endpoint_username": SCICAT[0],
+        "job_endpoint_password": SCICAT[1],
+        "operator_username": OPERATOR[0],
+        "operator_password": OPERATOR[1],
+        "s3_user": "u",
+        "s3_password": "p",
+    }
+    return Settings(**(given | more))
+
+
+@pytest.fixture
+def gateway() -> PretendGateway:
+    return PretendGateway()
+
+
+@pytest.fixture
+def app(gateway: PretendGateway) -> FastAPI:
+    app = create_app(settings())
+    app.state.services = cast("Any", Services)(gateway, PretendStore(), PretendStore())
+    return app
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api", auth=SCICAT) as client:
+        yield client
+
+
+def assert_is_unprocessable(answer: httpx.Response) -> list[dict[str, Any]]:
+    """The one shape that the Ingestor decodes: a list of reasons."""
+    assert answer.status_code == 422
+    reasons: list[dict[str, Any]] = answer.json()["detail"]
+    assert reasons
+    for reason in reasons:
+        assert reason.keys() == {"loc", "msg", "type"}
+        assert all(isinstance(part, str | int) for part in reason["loc"])
+    return reasons
+
+
+def assert_is_server_error(answer: httpx.Response, code: str) -> dict[str, str]:
+    assert answer.status_code == 500
+    body: dict[str, str] = answer.json()
+    assert body.keys() == {"code", "message", "details", "timestamp"}
+    assert (body["code"], bool(body["message"])) == (code, True)
+    assert datetime.fromisoformat(body["timestamp"]).utcoffset() is not None
+    return body
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("path", ["/archiver/jobs", "/archiver/jobs/"])
+@pytest.mark.parametrize("kind", ["archive", "retrieve"])
+async def test_a_job_is_started_with_or_without_a_trailing_slash(
+    http: httpx.AsyncClient, gateway: PretendGateway, path: str, kind: str
+) -> None:
+    answer = await http.post(path, json={"id": JOB_ID, "type": kind, "executionTime": 5, "nested": {"unknown": []}})
+    assert answer.status_code == 201
+    assert answer.json() == {"uuid": gateway.started[JOB_ID][1], "name": f"job/{JOB_ID}"}
+    assert [(order.job_id, order.type) for order in gateway.orders] == [(JOB_ID, kind)]
+
+
+async def test_a_repeat_is_answered_alike_and_another_type_is_refused(http: httpx.AsyncClient) -> None:
+    first = await http.post("/archiver/jobs", json=GOOD)
+    again = await http.post("/archiver/jobs", json=GOOD | {"id": JOB_ID.upper()})
+    assert (again.status_code, again.json()) == (201, first.json())
+
+    [reason] = assert_is_unprocessable(await http.post("/archiver/jobs", json=GOOD | {"type": "retrieve"}))
+    assert reason["loc"] == ["body", "type"]
+    assert "started as archive" in reason["msg"]
+
+
+@pytest.mark.parametrize(
+    ("body", "location"),
+    [
+        (b"", ["body"]),
+        (b"null", ["body"]),
+        (b"[]", ["body"]),
+        (b'"text"', ["body"]),
+        (b"{", ["body"]),
+        (b"\xff\xfe", ["body"]),
+        (b"{}", ["body", "id"]),
+        (b'{"type": "archive"}', ["body", "id"]),
+        (b'{"id": null, "type": "archive"}', ["body", "id"]),
+        (b'{"id": 5, "type": "archive"}', ["body", "id"]),
+        (b'{"id": "", "type": "archive"}', ["body", "id"]),
+        (b'{"id": "../../x", "type": "archive"}', ["body", "id"]),
+        (b'{"id": ["%s"], "type": "archive"}' % JOB_ID.encode(), ["body", "id"]),
+        (b'{"id": "%s"}' % JOB_ID.encode(), ["body", "type"]),
+        (b'{"id": "%s", "type": "publish"}' % JOB_ID.encode(), ["body", "type"]),
+        (b'{"id": "%s", "type": "Archive"}' % JOB_ID.encode(), ["body", "type"]),
+        (b'{"id": "%s", "type": true}' % JOB_ID.encode(), ["body", "type"]),
+    ],
+)
+async def test_a_body_that_is_none_is_refused_by_a_list_of_reasons(
+    http: httpx.AsyncClient, gateway: PretendGateway, body: bytes, location: list[str]
+) -> None:
+    answer = await http.post("/archiver/jobs", content=body, headers={"Content-Type": "application/json"})
+    reasons = assert_is_unprocessable(answer)
+    assert reasons[0]["loc"][: len(location)] == location
+    assert gateway.orders == []
+
+
+async def test_an_absent_body_is_refused_too(http: httpx.AsyncClient) -> None:
+    assert_is_unprocessable(await http.post("/archiver/jobs"))
+
+
+async def test_ids_in_paths_are_checked(http: httpx.AsyncClient) -> None:
+    assert_is_unprocessable(await http.get("/archiver/jobs/nonsense"))
+    assert "climbing" in assert_is_unprocessable(await http.get("/archiver/datasets/x/%2e%2e/y"))[0]["msg"]
+
+
+async def test_what_nobody_knows_is_a_404_with_a_sentence(http: httpx.AsyncClient) -> None:
+    job = await http.get(f"/archiver/jobs/{JOB_ID}")
+    assert (job.status_code, job.json()) == (404, {"detail": f"no job {JOB_ID} is known"})
+    dataset = await http.get("/archiver/datasets/20.500/unknown")
+    assert (dataset.status_code, dataset.json()) == (404, {"detail": "no workflow of dataset 20.500/unknown is known"})
+    assert (await http.get("/archiver/datasets/20.500/known")).json()["phase"] == "writing"
+    assert (await http.get("/archiver/datasets/20.500%2Fknown")).json()["phase"] == "writing"
+
+
+# Credentials
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic OnA=",  # no name
+        "Basic c2NpY2F0Og==",  # no password
+        "Basic c2NpY2F0",  # no colon
+        "Bearer abc",
+        httpx._auth.BasicAuth(SCICAT[0], "wrong")._auth_header,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        httpx._auth.BasicAuth(*SCICAT[::-1])._auth_header,  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/archiver/jobs"),
+        ("POST", "/archiver/jobs/"),
+        ("GET", f"/archiver/jobs/{JOB_ID}"),
+        ("GET", "/archiver/datasets/20.500/known"),
+    ],
+)
+async def test_wrong_or_missing_credentials_are_a_401_that_names_the_scheme(
+    app: FastAPI, gateway: PretendGateway, method: str, path: str, header: str | None
+) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+        headers = {} if header is None else {"Authorization": header}
+        answer = await http.request(method, path, headers=headers, json=GOOD if method == "POST" else None)
+    assert answer.status_code == 401
+    assert re.match(r"Basic\b", answer.headers["WWW-Authenticate"])
+    assert isinstance(answer.json()["detail"], str)
+    assert gateway.orders == []
+
+
+async def test_the_operators_account_may_look_but_not_play_scicat(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/archiver/datasets/20.500/known", auth=OPERATOR)).status_code == 200
+    assert (await http.post("/archiver/jobs", json=GOOD, auth=OPERATOR)).status_code == 401
+
+
+async def test_no_operators_account_means_that_its_empty_name_lets_nobody_in() -> None:
+    app = create_app(settings(operator_username="", operator_password=""))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+        assert (await http.get("/archiver/datasets/x/y", auth=("", ""))).status_code == 401
+
+
+@pytest.mark.parametrize("missing", ["job_endpoint_username", "job_endpoint_password", "s3_user", "s3_password"])
+def test_an_application_without_credentials_is_not_made(missing: str) -> None:
+    with pytest.raises(SettingsError, match=missing.upper()):
+        create_app(settings(**{missing: ""}))
+
+
+# Failures of ours
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (RPCError("connection refused", RPCStatusCode.UNAVAILABLE, b""), "TemporalUnavailable"),
+        (RPCError("too slow", RPCStatusCode.DEADLINE_EXCEEDED, b""), "TemporalUnavailable"),
+        (OutOfReach("Failed client connect: connection refused"), "TemporalUnavailable"),
+        (ObjectStoreUnavailable("S3 does not answer"), "ObjectStoreUnavailable"),
+        (ZeroDivisionError("secret of the implementation"), "InternalError"),
+    ],
+)
+async def test_a_failure_of_ours_is_a_500_with_all_its_fields(
+    http: httpx.AsyncClient, gateway: PretendGateway, failure: Exception, code: str
+) -> None:
+    gateway.failure = failure
+    body = assert_is_server_error(await http.post("/archiver/jobs", json=GOOD), code)
+    assert "secret" not in str(body)
+    assert_is_server_error(await http.get(f"/archiver/jobs/{JOB_ID}"), code)
+
+
+async def test_a_temporal_that_is_not_there_is_a_500_within_seconds() -> None:
+    """The real gateway against a port that nobody listens on."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+        app = create_app(
+            settings(temporal_address=address, scicat_endpoint=f"http://{address}", s3_endpoint=f"http://{address}")
+        )
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://api", auth=SCICAT) as http,
+        ):
+            assert (await http.get("/health/livez")).json()["status"] == "healthy"
+            body = assert_is_server_error(await http.post("/archiver/jobs", json=GOOD), "TemporalUnavailable")
+            ready = await http.get("/health/readyz")
+    assert "nothing was started" in body["message"]
+    assert ready.status_code == 503
+    assert ready.json().keys() == {"status", "error", "errors"}
+    assert ready.json()["status"] == "not ready"
+    assert [error["dependency"] for error in ready.json()["errors"]] == ["temporal", "scicat", "s3"]
+    for error in ready.json()["errors"]:
+        assert error["dependency"] in ready.json()["error"]
+        assert (error["endpoint"].endswith(address), bool(error["message"])) == (True, True)
+
+
+# The document
+
+
+def test_every_code_that_is_answered_is_declared(app: FastAPI) -> None:
+    document = app.openapi()
+    declared = {
+        (method.upper(), path): set(operation["responses"])
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert declared[("POST", "/archiver/jobs")] == {"201", "401", "422", "500"}
+    assert declared[("GET", "/archiver/jobs/{job_id}")] == {"200", "401", "404", "422", "500"}
+    assert declared[("GET", "/archiver/datasets/{pid}")] == {"200", "401", "404", "422", "500"}
+    assert declared[("GET", "/health/livez")] >= {"200"}
+    assert declared[("GET", "/health/readyz")] == {"200", "503"}
+    assert not any(path.endswith("/") for _, path in declared)
+
+
+def test_the_document_describes_the_shapes_that_are_answered(app: FastAPI) -> None:
+    document = app.openapi()
+    create = document["paths"]["/archiver/jobs"]["post"]
+    assert create["security"] == [{"BasicAuth": []}]
+    assert document["components"]["securitySchemes"]["BasicAuth"] == {"type": "http", "scheme": "basic"}
+    schemas = document["components"]["schemas"]
+
+    def shape(code: str) -> dict[str, Any]:
+        reference: str = create["responses"][code]["content"]["application/json"]["schema"]["$ref"]
+        return schemas[reference.rpartition("/")[2]]
+
+    assert set(shape("201")["required"]) == {"uuid", "name"}
+    assert shape("401")["properties"]["detail"]["type"] == "string"
+    assert shape("422")["properties"]["detail"]["type"] == "array"
+    assert set(shape("500")["required"]) >= {"code", "message", "details"}
+    assert set(schemas["CreateJob"]["required"]) == {"id", "type"}
+    assert schemas["CreateJob"]["properties"]["type"]["enum"] == ["archive", "retrieve"]
+
+
+async def test_docs_and_document_work_behind_a_proxy_that_strips_the_path() -> None:
+    transport = httpx.ASGITransport(create_app(settings()), root_path="/archiver/api/v1")
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
+        assert (await http.get("/openapi.json")).json()["servers"] == [{"url": "/archiver/api/v1"}]
+        assert "/archiver/api/v1/openapi.json" in (await http.get("/docs")).text
