@@ -283,9 +283,11 @@ class CatalogueActivities:
         ours = {block.regenerated(order.generations.get(block.index, 0)).archive_id for block in plan.blocks}
         registered = [b for b in await self._catalogue.datablocks(order.pid) if names.is_ours(order.pid, b.archive_id)]
         key = names.superseded_key(order.pid, order.plan_digest)
-        earlier = {str(archive_id) for archive_id in await self._state.get_list(key)}
+        listed = {str(archive_id) for archive_id in await self._state.get_list(key)}
+        # What an earlier attempt superseded may be what is written now, e.g. in its first generation again.
+        earlier = listed - ours
         superseded = {block.archive_id for block in registered} - ours
-        if superseded - earlier:
+        if earlier | superseded != listed:
             await self._state.put_json(key, sorted(earlier | superseded))
         for block in registered:
             if not keep or block.archive_id in superseded:

@@ -351,6 +351,9 @@ def _temporal_command(ports: Ports, database: Path) -> list[str]:
         *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=OFF"),
         *("--dynamic-config-value", "matching.enableFairness=true"),
         *("--dynamic-config-value", "history.maxInFlightUpdates=200"),
+        # The default is 20 looks a second at each shard's task queue, and the dev server has a single shard: after a
+        # short burst every step waits for the next 50 ms (server 1.32, measured: 10 steps in 0.55 s instead of 0.10 s).
+        *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=1000"),
         *("--log-level", "warn"),
     ]
 

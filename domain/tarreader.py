@@ -127,6 +127,8 @@ class TarContents:
     flaws: tuple[Flaw, ...]
     ended: bool
     """Whether the two zero blocks of the end were there."""
+    rest: bytes
+    """sha256 of all that follows the last content; empty if there is something unreadable in it."""
 
     @property
     def top(self) -> str:
@@ -255,7 +257,13 @@ class TarReader:
         if not self._ended and not cut:
             self._flaw(FlawKind.NO_END, self.offset, 0, f"the tar ends at byte {self.offset} without its end mark")
         return TarContents(
-            self.offset, self.algorithms, tuple(self._entries), self._tags, tuple(self._flaws), self._ended
+            size=self.offset,
+            algorithms=self.algorithms,
+            entries=tuple(self._entries),
+            tags=self._tags,
+            flaws=tuple(self._flaws),
+            ended=self._ended,
+            rest=self._frame.digest() if self._frame is not None else b"",
         )
 
     def _find_cut(self) -> None:
@@ -383,6 +391,8 @@ class TarReader:
             return
         if block == _ZEROS:
             self._zeros += 1
+            if self._frame is not None:
+                self._frame.update(block)
             self._ended = self._ended or (self._lost is None and self._zeros * BLOCK == len(END))
             return
         zeros, self._zeros = self._zeros, 0

@@ -15,7 +15,7 @@ from temporalio.worker import Worker
 
 from settings import Settings, SettingsError, load_settings
 from worker.bounding import Bounding
-from worker.build import world
+from worker.build import REQUIRED, world
 from workflows import queues
 
 _BEAT = timedelta(seconds=1)
@@ -82,6 +82,7 @@ def main() -> int:
     names: list[str] = parser.parse_args().queue
     try:
         settings = load_settings()
+        settings.require(*REQUIRED)
         logging.basicConfig(
             level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
         )

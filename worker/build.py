@@ -40,6 +40,7 @@ READERS = 16
 WORKFLOWS: tuple[type, ...] = (ArchiveJob, RetrieveJob, ArchiveDataset, RetrieveDataset)
 
 REQUIRED = ("s3_user", "s3_password", "scicat_user", "scicat_password")
+"""Settings without which no worker starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,6 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
         client: of Temporal.
         names: the queues that this process works on: their copies share its memory budget.
     """
-    settings.require(*REQUIRED)
     access, secret = settings.s3_user.get_secret_value(), settings.s3_password.get_secret_value()
     store = HttpLongTermStore(
         endpoint=settings.lts_endpoint, token=settings.lts_token.get_secret_value() or None, ca_file=settings.ca_file

@@ -7,7 +7,8 @@ from temporalio import workflow
 
 from workflows import queues
 from workflows import search_attributes as attributes
-from workflows.dataset import Carried, DatasetWorkflow, DeadlineReached, EndDataset, all_of
+from workflows.awaiting import all_of, undisturbed
+from workflows.dataset import MAX_RECALLS, Carried, DatasetWorkflow, EndDataset, WaitEnded
 from workflows.undo import UndoStack
 
 with workflow.unsafe.imports_passed_through():
@@ -55,7 +56,6 @@ class ArchiveState(Carried):
     safe: Bitmap = Bitmap()
     """Datablocks that are written, verified and on tape."""
     generations: dict[int, int] = {}
-    uploads: dict[int, str] = {}
 
 
 class ArchiveOrder(DatasetOrder):
@@ -78,7 +78,8 @@ class ArchiveDataset(DatasetWorkflow):
         self._planned = state.planned
         self._safe = state.safe
         self._generations = dict(state.generations)
-        self._uploads = dict(state.uploads)
+        self._uploads: dict[int, str] = {}
+        """Datablock → upload that it is being written into."""
         self._started = self._planned is not None
         self._undo = UndoStack()
         self._slots = asyncio.Semaphore(order.limits.blocks)
@@ -105,7 +106,7 @@ class ArchiveDataset(DatasetWorkflow):
             self._looked = await self.step(
                 CatalogueActivities.look, Look(pid=self.order.pid), self.policies.light(), summary="what stands already"
             )
-        self.attribute(attributes.OWNER_GROUP.value_set(self._looked.owner_group))
+        attributes.upsert(attributes.OWNER_GROUP.value_set(self._looked.owner_group))
         return self._looked
 
     async def _plan(self, looked: Looked) -> PlannedDataset:
@@ -131,9 +132,9 @@ class ArchiveDataset(DatasetWorkflow):
     # Write, verify, wait for tape: per datablock, several at a time.
 
     async def _make_safe(self, planned: PlannedDataset) -> None:
+        self._undo.push(self._undo_blocks)
         # Datablocks of an earlier, uncommitted plan may be registered already: they go too if this one fails.
         self._undo.push(self._undo_registration)
-        self._undo.push(self._undo_blocks)
         self.enter(Phase.WRITING)
         await all_of([self._secure(planned, n) for n in range(1, planned.blocks + 1) if n not in self._safe])
         if len(self._safe) < planned.blocks:
@@ -147,7 +148,6 @@ class ArchiveDataset(DatasetWorkflow):
             planned=self._planned,
             safe=self._safe,
             generations=self._generations,
-            uploads={n: upload for n, upload in self._uploads.items() if n not in self._safe},
         )
 
     async def _secure(self, planned: PlannedDataset, index: int) -> None:
@@ -176,8 +176,13 @@ class ArchiveDataset(DatasetWorkflow):
         ref = self._ref(planned.plan_digest, index)
         label = f"datablock {index} of {planned.blocks}"
         while True:
-            opened = await self.step(TapeActivities.open_block, ref, self.policies.light(), summary=f"open {label}")
-            self._uploads[index] = opened.upload_id
+            opened = await self.step(
+                TapeActivities.open_block,
+                ref,
+                self.policies.light(),
+                summary=f"open {label}",
+                keep=lambda opened: self._uploads.update({index: opened.upload_id}),
+            )
             self._block(index, "writing", name=opened.archive_id, bytes_total=opened.tar_bytes)
             written = await self.step(
                 TapeActivities.write_block,
@@ -186,6 +191,7 @@ class ArchiveDataset(DatasetWorkflow):
                 summary=f"write {label}",
             )
             if written.finished:
+                del self._uploads[index]
                 break
         self._block(index, "verified" if opened.verified else "written", bytes_done=opened.tar_bytes)
 
@@ -195,7 +201,7 @@ class ArchiveDataset(DatasetWorkflow):
             return ""
         ref = self._ref(plan_digest, index)
         self._block(index, "verifying")
-        recalled: RecalledBlock | None = None
+        pins: list[RecalledBlock] = []
         try:
             while True:
                 found = await self.step(
@@ -206,35 +212,46 @@ class ArchiveDataset(DatasetWorkflow):
                 )
                 if not found.nearline:
                     break
-                recalled = await self._recall(ref)
+                await self._recall(ref, pins)
         finally:
-            if recalled:
-                await self.step(TapeActivities.release_block, recalled, self.policies.endless(), calm=True)
+            await undisturbed(self._release(pins))
         if not found.damage:
             self._block(index, "verified")
         return found.damage
 
-    async def _recall(self, ref: BlockRef) -> RecalledBlock:
-        """Bring a datablock back that went to tape before it was verified."""
+    async def _recall(self, ref: BlockRef, pins: list[RecalledBlock]) -> None:
+        """Bring a datablock back that went to tape before it was verified; every request is kept in `pins`."""
         timing = self.order.timing
-        recalled = await self.step(
-            TapeActivities.recall_block,
-            RecallBlock(**ref.model_dump(), pin_lifetime_s=timing.pin_lifetime_s),
-            self.policies.light(),
-        )
-        order = AwaitRecalled(
-            **recalled.model_dump(), poll_initial_s=timing.poll_initial_s, poll_longest_s=timing.poll_longest_s
-        )
-        deadline = workflow.now() + timedelta(seconds=timing.recall_deadline_s)
+        asked = 0
         while True:
+            asked += 1
+            recalled = await self.step(
+                TapeActivities.recall_block,
+                RecallBlock(**ref.model_dump(), pin_lifetime_s=timing.pin_lifetime_s),
+                self.policies.light(),
+                keep=pins.append,
+            )
+            order = AwaitRecalled(
+                **recalled.model_dump(), poll_initial_s=timing.poll_initial_s, poll_longest_s=timing.poll_longest_s
+            )
+            deadline = workflow.now() + timedelta(seconds=timing.recall_deadline_s)
             try:
                 await self.wait_step(
-                    TapeActivities.await_recalled, lambda: order, deadline, summary="recall for verification"
+                    TapeActivities.await_recalled,
+                    lambda order=order: order,
+                    deadline,
+                    summary="recall for verification",
                 )
-                return recalled
-            except DeadlineReached as error:
-                await self.park("RecallDeadline", str(error))
-                deadline = workflow.now() + timedelta(seconds=timing.recall_deadline_s)
+                return
+            except WaitEnded as end:
+                if end.deadline:
+                    await self.park("RecallDeadline", end.text)
+                elif asked >= MAX_RECALLS:
+                    await self.park(end.kind, end.text)
+
+    async def _release(self, pins: list[RecalledBlock]) -> None:
+        for pin in pins:
+            await self.step(TapeActivities.release_block, pin, self.policies.endless(), calm=True)
 
     async def _wait_for_tape(self, plan_digest: str, index: int) -> None:
         timing = self.order.timing
@@ -251,8 +268,8 @@ class ArchiveDataset(DatasetWorkflow):
                     TapeActivities.await_tape, lambda: order, deadline, summary=f"datablock {index} to tape"
                 )
                 break
-            except DeadlineReached as error:
-                await self.park("MigrationDeadline", str(error))
+            except WaitEnded as end:
+                await self.park("MigrationDeadline" if end.deadline else end.kind, end.text)
         self._block(index, "on_tape")
 
     def _block(self, index: int, state: str, *, name: str = "", bytes_total: int = 0, bytes_done: int = 0) -> None:
@@ -339,12 +356,14 @@ class ArchiveDataset(DatasetWorkflow):
                 }
             )
         self._generations = dict(looked.generations)
+        doubtful = sorted({*looked.unverified, *looked.off_tape})
+        for index in range(1, looked.blocks + 1):
+            self._safe = self._safe if index in doubtful else self._safe.with_bit(index)
         self._show_plan(looked.blocks, looked.payload_bytes)
-        for index in sorted({*looked.unverified, *looked.off_tape}):
-            if index in looked.unverified and (damage := await self._verify(looked.plan_digest, index)):
+        for index in doubtful:
+            while damage := await self._verify(looked.plan_digest, index):
                 await self.park("Damaged", damage)
-            if index in looked.off_tape:
-                await self._wait_for_tape(looked.plan_digest, index)
+            await self._wait_for_tape(looked.plan_digest, index)
         self.committed = True
         if looked.found.archive_status != ArchiveMoment.COMMITTED.status:
             await self._move(ArchiveMoment.COMMITTED)
@@ -378,7 +397,7 @@ class ArchiveDataset(DatasetWorkflow):
                 workflow.logger.warning("dataset %s: its life cycle stays as it is: %s", self.order.pid, gone)
         if self.abandoned and self.subscribers:
             # Jobs that joined while this was being undone have not asked for a cancel.
-            afresh = ArchiveState(subscribers=self.subscribers)
+            afresh = ArchiveState(subscribers=self.subscribers, paused_by=self.paused_by)
             workflow.continue_as_new(self.order.model_copy(update={"state": afresh}))
         return DatasetOutcome(pid=self.order.pid, status=end.outcome, error_class=end.error_class, message=end.message)
 

@@ -10,11 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 from temporalio.workflow import ActivityConfig
 
 from workflows import search_attributes as attributes
+from workflows.awaiting import signal_each, undisturbed, unless
 from workflows.policies import Policies
 
 with workflow.unsafe.imports_passed_through():
@@ -29,8 +29,8 @@ with workflow.unsafe.imports_passed_through():
 
 T = TypeVar("T")
 
-_TELL_AT_ONCE = 500
-"""External signals in flight; Temporal allows 2,000 for each workflow."""
+MAX_RECALLS = 3
+"""Times that a datablock whose recall fails is asked for before a person is."""
 
 
 class EndDataset(Exception):
@@ -41,8 +41,12 @@ class EndDataset(Exception):
         self.outcome, self.error_class, self.message = outcome, error_class, message
 
 
-class DeadlineReached(Exception):
-    """A wait ended without what it waited for; carries the last thing that it said."""
+class WaitEnded(Exception):
+    """A wait ended without what it waited for: by its deadline, or because that will never come."""
+
+    def __init__(self, kind: str, text: str, *, deadline: bool) -> None:
+        super().__init__(text)
+        self.kind, self.text, self.deadline = kind, text, deadline
 
 
 class Carried(Message):
@@ -69,7 +73,10 @@ class DatasetWorkflow:
         self.subscribers: tuple[Subscriber, ...] = carried.subscribers
         self._told: set[tuple[str, int]] = set()
         self.paused_by = carried.paused_by
-        self._nudges = 0
+        self.moving = 0
+        """Steps that run now; waits, undoing and last words do not count."""
+        self._looks = 0
+        self._stops = 0
         self._retries = 0
         self._give_up = False
         self._parked: dict[int, str] = {}
@@ -88,14 +95,22 @@ class DatasetWorkflow:
     @workflow.signal
     def join(self, subscriber: Subscriber) -> None:
         """A job waits for this dataset; joining again changes nothing."""
-        if subscriber not in self.subscribers:
-            self.subscribers = (*self.subscribers, subscriber)
+        if subscriber in self.subscribers:
+            return
+        self.subscribers = (*self.subscribers, subscriber)
+        self._name_jobs()
+        if self._shown is Phase.PARKED or (subscriber.windowed and self._shown in IDLE):
+            self._tell_phase([subscriber])
 
     @workflow.signal
     def leave(self, job_id: str) -> None:
         """A job was cancelled; when nobody waits any more, neither does this."""
         self.subscribers = tuple(s for s in self.subscribers if s.job_id != job_id)
-        if not self.subscribers and not self._ending:
+        self._name_jobs()
+        if self.paused_by == f"job {job_id}":
+            # Nobody else would know that it has to be resumed.
+            self.resume()
+        if not (self.subscribers or self._ending or self._cancelled_by):
             self.abandoned = True
             self._cancel("every job that waited for it was cancelled")
 
@@ -103,7 +118,7 @@ class DatasetWorkflow:
     def pause(self, by: str = "an operator") -> None:
         """Stop running copies at the next chunk and start nothing more."""
         self.paused_by = by
-        self.nudge()
+        self._stops += 1
         self._show()
 
     @workflow.signal
@@ -116,7 +131,7 @@ class DatasetWorkflow:
     def retry(self) -> None:
         """Try a parked step again, or cut a running backoff short."""
         self._retries += 1
-        self.nudge()
+        self._stops += 1
 
     @workflow.signal
     def give_up(self) -> None:
@@ -127,11 +142,11 @@ class DatasetWorkflow:
     @workflow.signal
     def recall_ready(self) -> None:
         """Somebody knows that the tape is in: look now instead of at the next poll."""
-        self.nudge()
+        self.look_again()
 
-    def nudge(self) -> None:
-        """Interrupt whatever waits, so that it looks again."""
-        self._nudges += 1
+    def look_again(self) -> None:
+        """Interrupt what waits, so that it looks again; what moves goes on."""
+        self._looks += 1
 
     @workflow.query
     def progress(self) -> DatasetProgress:
@@ -170,6 +185,8 @@ class DatasetWorkflow:
             except asyncio.CancelledError:
                 if self._work.cancelled():
                     raise
+                # A person ends it for all, for those too that join while it is being undone.
+                self.abandoned = False
                 self._cancel("an operator cancelled it")
 
     async def _work_and_tell(self, work: Coroutine[Any, Any, DatasetOutcome]) -> DatasetOutcome:
@@ -183,10 +200,11 @@ class DatasetWorkflow:
 
     def _cancel(self, why: str) -> None:
         """Cancel the work once; it undoes what it did and ends with an outcome all the same."""
-        if self.committed or self._ending or self._cancelled_by or self._work is None:
+        if self.committed or self._ending or self._cancelled_by:
             return
         self._cancelled_by = why
-        self._work.cancel()
+        if self._work:
+            self._work.cancel()
 
     def ending(self, error: BaseException) -> EndDataset:
         """How the work ends after this error. Anything that is no decision of ours is a bug and is raised again."""
@@ -206,23 +224,12 @@ class DatasetWorkflow:
                 self.policies.endless(),
                 calm=True,
             )
-            for first in range(0, len(waiting), _TELL_AT_ONCE):
-                await asyncio.gather(
-                    *(
-                        self._signal_job(s, "dataset_done", [s.n, outcome.status.value])
-                        for s in waiting[first : first + _TELL_AT_ONCE]
-                    )
-                )
+            await signal_each(
+                [names.job_workflow(s.job_id) for s in waiting],
+                "dataset_done",
+                [(s.n, outcome.status.value) for s in waiting],
+            )
             self._told.update((s.job_id, s.n) for s in waiting)
-
-    async def _signal_job(self, subscriber: Subscriber, name: str, args: list[Any]) -> None:
-        job = workflow.get_external_workflow_handle(names.job_workflow(subscriber.job_id))
-        try:
-            await job.signal(name, args=args)
-        except ApplicationError as error:
-            if error.type != "ExternalWorkflowExecutionNotFound":
-                raise
-            workflow.logger.info("job %s has ended before it was told of %s", subscriber.job_id, self.order.pid)
 
     # Phases: what the Temporal UI, the CLI and a job's window see.
 
@@ -234,28 +241,37 @@ class DatasetWorkflow:
     def _show(self) -> None:
         """Parked and paused hide the phase behind them."""
         shown = self._phase
-        if self._phase is not Phase.DONE:
-            shown = Phase.PARKED if self._parked else Phase.PAUSED if self.paused_by else self._phase
+        if self._parked:
+            shown = Phase.PARKED
+        elif self.paused_by and not self._ending:
+            shown = Phase.PAUSED
         if shown is self._shown:
             return
         before, self._shown, self._since = self._shown, shown, workflow.now()
         attributes.upsert(attributes.PHASE.value_set(shown.value))
-        told = [
-            s
-            for s in self.subscribers
-            if Phase.PARKED in (before, shown) or (s.windowed and (before in IDLE) is not (shown in IDLE))
-        ]
-        why = next(iter(self._parked.values()), "")
-        if shown is not Phase.DONE and told:
-            self._background = asyncio.create_task(self._tell_phase(told, shown, why))
+        self._tell_phase(
+            [
+                s
+                for s in self.subscribers
+                if Phase.PARKED in (before, shown) or (s.windowed and (before in IDLE) is not (shown in IDLE))
+            ]
+        )
 
-    async def _tell_phase(self, told: Sequence[Subscriber], phase: Phase, why: str) -> None:
-        await asyncio.gather(*(self._signal_job(s, "dataset_phase", [s.n, phase.value, why]) for s in told))
+    def _tell_phase(self, told: Sequence[Subscriber]) -> None:
+        """Tell jobs in the background; of the end they hear as `dataset_done`."""
+        if told and self._shown is not Phase.DONE:
+            why = next(iter(self._parked.values()), "")
+            jobs = [names.job_workflow(s.job_id) for s in told]
+            words = [(s.n, self._shown.value, why) for s in told]
+            self._background = asyncio.create_task(signal_each(jobs, "dataset_phase", words))
 
-    def attribute(self, *updates: SearchAttributeUpdate[Any]) -> None:
-        """Upsert search attributes, together with the jobs that wait."""
-        jobs = sorted({s.job_id for s in self.subscribers})
-        attributes.upsert(*updates, attributes.SCICAT_JOB_ID.value_set(jobs))
+    def _name_jobs(self) -> None:
+        attributes.upsert(attributes.SCICAT_JOB_ID.value_set(sorted({s.job_id for s in self.subscribers})))
+
+    @property
+    def idle(self) -> bool:
+        """Paused or parked."""
+        return bool(self.paused_by or self._parked)
 
     # Steps.
 
@@ -267,6 +283,7 @@ class DatasetWorkflow:
         *,
         summary: str = "",
         calm: bool = False,
+        keep: Callable[[T], None] | None = None,
     ) -> T:
         """Run an activity until it is done: through pauses, retries by hand, and parking.
 
@@ -275,60 +292,54 @@ class DatasetWorkflow:
             argument: its input.
             config: its policy.
             summary: shown in the Temporal UI.
-            calm: an undo or a last word: neither paused nor interrupted nor given up.
+            calm: an undo or a last word: neither paused nor interrupted nor cancelled nor given up.
+            keep: called with the result, also if that came when the work was cancelled already.
 
         Raises:
             EndDataset: the dataset's own error, or given up.
             asyncio.CancelledError: the work was cancelled.
         """
+        config = config | ActivityConfig(summary=summary or None)
+        if calm:
+            return await undisturbed(self._insist(method, argument, config))
         while True:
-            if not calm:
-                await workflow.wait_condition(lambda: not self.paused_by)
+            await self._may_start()
+            seen = self._stops
+            running = self._start(method, argument, config)
             try:
-                result = await self._attempt(method, argument, config, summary, interruptible=not calm)
+                result = await self._counted(unless(running, lambda seen=seen: self._stops != seen, keep))
             except ActivityError as error:
                 kind, text, _ = _reason(error)
-                if kind in DATASET_ERRORS and (calm or not self.committed):
+                if kind in DATASET_ERRORS and not self.committed:
                     raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
-                await self.park(kind, text, calm=calm)
+                await self.park(kind, text)
                 continue
             if result is not None:
                 return result[0]
 
-    async def _attempt(
-        self,
-        method: Callable[..., Awaitable[T]],
-        argument: Message,
-        config: ActivityConfig,
-        summary: str,
-        *,
-        interruptible: bool,
-    ) -> tuple[T] | None:
-        """Run the activity once; None if it was interrupted and has to start again."""
-        running = self._start(method, argument, config | ActivityConfig(summary=summary or None))
-        if not interruptible:
-            return (await running,)
-        seen = self._nudges
-        nudged = asyncio.create_task(workflow.wait_condition(lambda: self._nudges != seen))
+    async def _counted(self, work: Awaitable[T]) -> T:
+        self.moving += 1
         try:
-            await workflow.wait([running, nudged], return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
-                return (await running,)
-            running.cancel()
-            try:
-                # It may have finished in spite of the cancel: then its result counts.
-                return (await running,)
-            except ActivityError as error:
-                if is_cancelled_exception(error):
-                    return None
-                raise
-        except asyncio.CancelledError:
-            # The whole work is cancelled: wait for the activity to stop, so that no undo races with it.
-            running.cancel()
-            await workflow.wait([running])
-            raise
+            return await work
         finally:
-            nudged.cancel()
+            self.moving -= 1
+
+    async def _insist(self, method: Callable[..., Awaitable[T]], argument: Message, config: ActivityConfig) -> T:
+        while True:
+            try:
+                return await self._start(method, argument, config)
+            except ActivityError as error:
+                kind, text, _ = _reason(error)
+                if kind in DATASET_ERRORS:
+                    raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
+                await self.park(kind, text, calm=True)
+
+    async def _may_start(self) -> None:
+        """Wait while paused; a cancel that came before the first `await` of all is noticed here."""
+        if self._cancelled_by:
+            raise asyncio.CancelledError
+        if self.paused_by:
+            await workflow.wait_condition(lambda: not self.paused_by)
 
     @staticmethod
     def _start(
@@ -356,23 +367,22 @@ class DatasetWorkflow:
             summary: shown in the Temporal UI.
 
         Raises:
-            DeadlineReached: nothing came until the deadline.
+            WaitEnded: nothing came until the deadline, or nothing ever will.
             EndDataset, asyncio.CancelledError: as `step`.
         """
         while True:
-            await workflow.wait_condition(lambda: not self.paused_by)
-            config = self.policies.wait(deadline - workflow.now())
+            await self._may_start()
+            config = self.policies.wait(deadline - workflow.now()) | ActivityConfig(summary=summary or None)
+            seen = (self._looks, self._stops)
+            running = self._start(method, question(), config)
             try:
-                result = await self._attempt(method, question(), config, summary, interruptible=True)
+                result = await unless(running, lambda seen=seen: (self._looks, self._stops) != seen)
             except ActivityError as error:
                 kind, text, final = _reason(error)
                 if kind in DATASET_ERRORS and not self.committed:
                     raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
-                if not final:
-                    # The schedule ends early, and its cause is the last poll's own error (temporalio 1.35, measured).
-                    raise DeadlineReached(text) from error
-                await self.park(kind, text)
-                continue
+                # The schedule ends early, and its cause is the last poll's own error (temporalio 1.35, measured).
+                raise WaitEnded(kind, text, deadline=not final) from error
             if result is not None:
                 return result[0]
 
@@ -414,19 +424,3 @@ def _reason(error: ActivityError) -> tuple[str, str, bool]:
     if isinstance(cause, ApplicationError):
         return cause.type or "ApplicationError", bounded(cause.message), cause.non_retryable
     return type(cause).__name__, bounded(str(cause or error)), False
-
-
-async def all_of(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all side by side; when one fails, cancel the others, wait for them, and raise its error."""
-    tasks = [asyncio.create_task(work) for work in works]
-    if not tasks:
-        return
-    try:
-        await workflow.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await workflow.wait(tasks)
-    for task in tasks:
-        if not task.cancelled() and (error := task.exception()):
-            raise error

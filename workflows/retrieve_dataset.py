@@ -7,7 +7,8 @@ from temporalio import workflow
 
 from workflows import queues
 from workflows import search_attributes as attributes
-from workflows.dataset import Carried, DatasetWorkflow, DeadlineReached, EndDataset, all_of
+from workflows.awaiting import all_of
+from workflows.dataset import MAX_RECALLS, Carried, DatasetWorkflow, EndDataset, WaitEnded
 
 with workflow.unsafe.imports_passed_through():
     from activities.catalogue import CatalogueActivities, MoveRetrieve
@@ -18,6 +19,7 @@ with workflow.unsafe.imports_passed_through():
         LookedRetrieval,
         LookRetrieval,
         ReleaseRecall,
+        RequestedRecall,
         RequestRecall,
         RetrievalActivities,
     )
@@ -25,9 +27,6 @@ with workflow.unsafe.imports_passed_through():
     from domain.orders import DatasetOrder
     from domain.outcome import DatasetOutcome, bounded
     from domain.progress import BlockProgress
-
-MAX_RECALLS = 3
-"""Times that a datablock whose recall fails is asked for before it counts as not coming."""
 
 
 class RetrieveState(Carried):
@@ -52,12 +51,12 @@ class RetrieveDataset(DatasetWorkflow):
         self._started = False
         self._wanted: list[int] = []
         """Positions to be recalled."""
-        self._recalls: dict[str, tuple[int, ...]] = {}
-        """Every recall that was requested."""
         self._awaited: dict[int, str] = {}
         """Position → recall that is to bring it."""
+        self._overdue: list[str] = []
+        """Recalls that nobody waits for any more."""
         self._pins: dict[int, str] = {}
-        """Position → recall that keeps it on disk."""
+        """Position → recall that keeps it on disk; empty: nothing does, but it may be there."""
         self._asked: dict[int, int] = {}
         """Position → how often it was recalled."""
         self._lost: dict[int, str] = {}
@@ -77,6 +76,8 @@ class RetrieveDataset(DatasetWorkflow):
             try:
                 await self._fetch(looked)
             finally:
+                # From here on a cancel comes too late.
+                self._ending = True
                 await self._give_everything_back(looked)
         except (EndDataset, asyncio.CancelledError) as error:
             return await self._failed(self.ending(error))
@@ -89,7 +90,7 @@ class RetrieveDataset(DatasetWorkflow):
             self.policies.long(),
             summary="which datablocks are missing",
         )
-        self.attribute(
+        attributes.upsert(
             attributes.OWNER_GROUP.value_set(looked.owner_group), attributes.TOTAL_BYTES.value_set(looked.total_bytes)
         )
         self.payload_bytes = looked.total_bytes
@@ -105,7 +106,8 @@ class RetrieveDataset(DatasetWorkflow):
         self._wanted = list(looked.missing)
         self._open = set(looked.missing)
         if looked.missing:
-            await all_of([self._recall(looked), *(self._bring(looked, position) for position in looked.missing)])
+            brought = [self._bring(looked, position) for position in looked.missing]
+            await all_of([self._recall(looked), self._yield_pins(looked), *brought])
 
     async def _bring(self, looked: LookedRetrieval, position: int) -> None:
         """Copy one datablock when it is online; recall it again if its pin ran out before it was read."""
@@ -122,16 +124,24 @@ class RetrieveDataset(DatasetWorkflow):
                     self.policies.transfer(queues.RETRIEVAL, looked.total_bytes),
                     summary=f"copy datablock {position + 1} of {looked.blocks}",
                 )
-            recall_id = self._pins.pop(position)
             if not copied.nearline:
                 self._block(position, "delivered", copied.bytes)
-                await self._release(looked, recall_id, (position,))
+                await self._release(looked, self._pins.pop(position), (position,))
                 break
             self._block(position, "recalling")
+            await self._release(looked, self._pins.pop(position), (position,))
             self._wanted.append(position)
-            self.nudge()
+            self.look_again()
         self._open.discard(position)
-        self.nudge()
+
+    async def _yield_pins(self, looked: LookedRetrieval) -> None:
+        """While all is paused or parked the LTS has its disk back; what went to tape meanwhile is recalled again."""
+        while self._open:
+            await workflow.wait_condition(
+                lambda: not self._open or (self.idle and not self.moving and any(self._pins.values()))
+            )
+            pins, self._pins = self._pins, dict.fromkeys(self._pins, "")
+            await self._release_pins(looked, pins)
 
     async def _recall(self, looked: LookedRetrieval) -> None:
         """Ask for everything that is wanted, and take in what the LTS says, until nothing is open any more."""
@@ -155,13 +165,15 @@ class RetrieveDataset(DatasetWorkflow):
             ),
             self.policies.light(),
             summary=f"recall {len(positions)} datablocks",
+            keep=self._requested,
         )
-        self._recalls |= requested.recalls
-        for recall_id, asked in requested.recalls.items():
-            self._awaited |= dict.fromkeys(asked, recall_id)
         if not requested.recalls:
             self._pins |= dict.fromkeys(positions, "")
         self._show_waiting()
+
+    def _requested(self, requested: RequestedRecall) -> None:
+        for recall_id, asked in requested.recalls.items():
+            self._awaited |= dict.fromkeys(asked, recall_id)
 
     async def _hear(self, looked: LookedRetrieval, deadline: datetime) -> None:
         """Wait for news: what came online, what failed, which recalls the LTS has forgotten."""
@@ -169,8 +181,12 @@ class RetrieveDataset(DatasetWorkflow):
             arrived = await self.wait_step(
                 RetrievalActivities.await_recall, lambda: self._question(looked), deadline, summary="wait for recall"
             )
-        except DeadlineReached as error:
-            self._lost |= dict.fromkeys(self._awaited, f"not recalled before the deadline ({error})")
+        except WaitEnded as end:
+            if not end.deadline:
+                await self.park(end.kind, end.text)
+                return
+            self._lost |= dict.fromkeys(self._awaited, f"not recalled before the deadline ({end.text})")
+            self._overdue += dict.fromkeys(self._awaited.values())
             self._awaited = {}
             return
         for position in arrived.online:
@@ -211,10 +227,13 @@ class RetrieveDataset(DatasetWorkflow):
 
     async def _give_everything_back(self, looked: LookedRetrieval) -> None:
         """No pin and no recall of ours outlives this workflow, however it ends."""
-        for position, recall_id in self._pins.items():
-            await self._release(looked, recall_id, (position,))
-        for recall_id in dict.fromkeys(self._awaited.values()):
+        await self._release_pins(looked, self._pins)
+        for recall_id in dict.fromkeys([*self._awaited.values(), *self._overdue]):
             await self._release(looked, recall_id)
+
+    async def _release_pins(self, looked: LookedRetrieval, pins: dict[int, str]) -> None:
+        for recall_id in dict.fromkeys(pins.values()):
+            await self._release(looked, recall_id, tuple(n for n, held_by in pins.items() if held_by == recall_id))
 
     # How it ended.
 
@@ -247,7 +266,7 @@ class RetrieveDataset(DatasetWorkflow):
             await self._move(RetrieveMoment.FAILED, f"{end.error_class}: {end.message}", calm=True)
         if self.abandoned and self.subscribers:
             # Jobs that joined while this was ending have not asked for a cancel.
-            afresh = RetrieveState(subscribers=self.subscribers)
+            afresh = RetrieveState(subscribers=self.subscribers, paused_by=self.paused_by)
             workflow.continue_as_new(self.order.model_copy(update={"state": afresh}))
         return DatasetOutcome(pid=self.order.pid, status=end.outcome, error_class=end.error_class, message=end.message)
 

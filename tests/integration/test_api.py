@@ -19,7 +19,6 @@ CREDENTIALS = {
     "SCICAT_PASSWORD": "aman",
     "S3_USER": "archiver",
     "S3_PASSWORD": "archiver",
-    "LTS_TOKEN": "token",
 }
 
 
@@ -45,7 +44,7 @@ async def test_no_process_starts_without_its_credentials(tmp_path: Path) -> None
         (("api",), "JOB_ENDPOINT_PASSWORD"),
         (("api",), "S3_PASSWORD"),
         (("worker", "--queue", "control"), "SCICAT_PASSWORD"),
-        (("worker", "--queue", "archival"), "LTS_TOKEN"),
+        (("worker", "--queue", "archival"), "S3_USER"),
     ]
     ended = await asyncio.gather(
         *(asyncio.to_thread(start, tmp_path, *command, without=missing) for command, missing in cases)
