@@ -234,7 +234,6 @@ class CatalogueActivities:
             right = there is not None and there.size_bytes == block.packed_size
             if not right or (there and there.locality is not None and not there.locality.on_tape):
                 off.add(_index(block))
-            activity.heartbeat()
         return off
 
     @activity.defn
@@ -270,7 +269,6 @@ class CatalogueActivities:
                 checksum_algorithm=block.algorithm,
                 files=files,
             )
-            activity.heartbeat()
         return Registered(superseded_key=superseded_key)
 
     async def _take_out(self, order: RegisterBlocks, *, keep: bool) -> str:
@@ -292,7 +290,6 @@ class CatalogueActivities:
         for block in registered:
             if not keep or block.archive_id in superseded:
                 await self._catalogue.delete_datablock(order.pid, block.id)
-                activity.heartbeat()
         return key if earlier | superseded else ""
 
     @activity.defn

@@ -86,7 +86,6 @@ class LandingZoneActivities:
         versioned = await self._versioned()
         dataset = await self._catalogue.dataset(order.pid)
         registered = await self._catalogue.original_files(order.pid)
-        activity.heartbeat()
         prefix = names.raw_prefix(order.pid)
         uploads = await self._objects.open_uploads(self._bucket, prefix)
         landed = [
@@ -97,10 +96,11 @@ class LandingZoneActivities:
                 last_modified=version.last_modified,
                 version_id=version.version_id if versioned else None,
             )
-            async for version in self._versions(prefix)
+            async for version in self._objects.list_versions(self._bucket, prefix)
             if version.is_latest and not version.delete_marker
         ]
-        matched = match(
+        matched = await asyncio.to_thread(
+            match,
             registered,
             landed,
             source_folder=dataset.source_folder,
@@ -119,7 +119,6 @@ class LandingZoneActivities:
                 differing_in_case=matched.differing_in_case,
                 markers=tuple(Marker(m.path, m.etag, m.version_id) for m in matched.folders),
             )
-            activity.heartbeat()
             if plan.digest in existing:
                 break
         assert plan is not None  # noqa: S101 - the loop runs at least once
@@ -149,7 +148,7 @@ class LandingZoneActivities:
         freed = 0
         leftovers: list[str] = []
         batch: list[Decision] = []
-        async for key, versions in _by_key(self._versions(prefix)):
+        async for key, versions in _by_key(self._objects.list_versions(self._bucket, prefix)):
             decision = decide(key, versions, archived.get(key), by_content=order.by_content)
             if decision.leftover:
                 leftovers.append(key.removeprefix(prefix))
@@ -169,7 +168,6 @@ class LandingZoneActivities:
         for group_of in ([v for d in decided for v in d.older], [v for d in decided for v in d.last]):
             if group_of:
                 await self._objects.delete_versions(self._bucket, group_of)
-            activity.heartbeat()
         return sum(decision.bytes for decision in decided)
 
     async def _delete_unversioned(self, decided: list[Decision]) -> None:
@@ -189,16 +187,6 @@ class LandingZoneActivities:
                     )
                 if head.etag == decision.etag:
                     await self._objects.delete_objects(self._bucket, [key])
-                activity.heartbeat()
-
-    async def _versions(self, prefix: str) -> AsyncIterator[ObjectVersion]:
-        """All versions below the prefix, beating along: a listing of 100,000 keys takes its time."""
-        count = 0
-        async for version in self._objects.list_versions(self._bucket, prefix):
-            count += 1
-            if count % 1000 == 0:
-                activity.heartbeat()
-            yield version
 
     async def _versioned(self) -> bool:
         versioning = await self._objects.versioning(self._bucket)

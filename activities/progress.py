@@ -1,23 +1,21 @@
 """Long steps at work: heartbeats with a typed bookmark, threads that stop at the next unit, errors with their names.
 
 A copy runs in threads and knows nothing of Temporal; it counts its bytes into a `Bookmark` and is told by it to stop.
-Beats come from the event loop (the SDK's rule), each second, whatever the threads do.
+The worker beats for every activity, each second, from the event loop (`worker/beating.py`).
 """
 
 import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
-from domain.errors import ArchiverError
 from domain.progress import Moved
-
-BEAT_S = 1.0
 
 T = TypeVar("T")
 
@@ -64,29 +62,45 @@ class Bookmark:
         return Moved(index=self._index, bytes_done=self._done, bytes_total=self._total)
 
 
+class Pulse:
+    """What the heartbeat of one running activity says; the worker beats, a copy hangs its bookmark in."""
+
+    bookmark: Bookmark | None = None
+
+    def beat(self) -> None:
+        """Beat once, with the bookmark if there is one."""
+        if self.bookmark:
+            activity.heartbeat(self.bookmark.snapshot)
+        else:
+            activity.heartbeat()
+
+
+pulse: ContextVar[Pulse] = ContextVar("pulse")
+"""Set by the worker for each activity."""
+
+
 async def in_thread(work: Callable[[], T], bookmark: Bookmark) -> T:
-    """Run a blocking copy in a thread, beating; on cancel or worker shutdown it ends at the next unit.
+    """Run a blocking copy in a thread; on cancel or worker shutdown it ends at the next unit.
 
     Raises:
         ApplicationError: of type `WorkerShutdown`, so that another worker goes on at once.
     """
+    heart = pulse.get(Pulse())
+    heart.bookmark = bookmark
     running = asyncio.ensure_future(asyncio.to_thread(work))
     leaving = asyncio.ensure_future(activity.wait_for_worker_shutdown())
     try:
-        while not running.done():
-            activity.heartbeat(bookmark.snapshot)
-            if leaving.done():
-                bookmark.stop()
-            watched = {running} if leaving.done() else {running, leaving}
-            await asyncio.wait(watched, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
-        return running.result()
+        await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            bookmark.stop()
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
         bookmark.stop()
-        with suppress(Stopped, ArchiverError):
+        with suppress(Exception):
             await asyncio.shield(running)
         raise
     except Stopped:
-        activity.heartbeat(bookmark.snapshot)
+        heart.beat()
         raise ApplicationError(
             "this worker is shutting down; another one goes on from here",
             type="WorkerShutdown",

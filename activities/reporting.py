@@ -123,7 +123,6 @@ class ReportingActivities:
                 folder=flat(outcome.pid) if apart else "",
             )
             delivered.append((entry, link))
-            activity.heartbeat()
         return delivered
 
     async def _restored(
@@ -153,7 +152,6 @@ class ReportingActivities:
                 path=path,
             )
             restored.append((entry, link))
-            activity.heartbeat()
         return restored
 
     async def _record(self, key: str) -> Retrieved:

@@ -324,21 +324,18 @@ class TapeActivities:
         """Leave nothing of these datablocks on the LTS; what a write-once store keeps is listed under `orphans/`."""
         for upload_id in order.uploads:
             await self._store.abort(upload_id)
-            activity.heartbeat()
         for index in order.indices:
             generations = range(order.generations.get(index, 0) + 1)
             for generation in generations:
                 block = await self._state.block(order.pid, order.plan_digest, index, generation)
                 if await self._remove(order.pid, block.archive_id):
                     await self._state.forget_block(order.pid, order.plan_digest, block.stem)
-                activity.heartbeat()
 
     @activity.defn
     async def remove_files(self, order: RemoveFiles) -> None:
         """Take superseded datablocks off the LTS."""
         for archive_id in await self._state.get_list(order.key):
             await self._remove(order.pid, str(archive_id))
-            activity.heartbeat()
 
     async def _remove(self, pid: str, archive_id: str) -> bool:
         try:

@@ -6,6 +6,7 @@ files that it is about, so that a person knows what is lost and what is not.
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -102,7 +103,8 @@ class ChunkDigests:
 def looks_ours(contents: TarContents) -> bool:
     """Whether the tar is one of our datablocks, whole or not, by the name of its top folder and what lies in it."""
     top = contents.top
-    below = (entry.name.startswith((f"{top}/data/", f"{top}/bagit.txt")) for entry in contents.entries)
+    names = [entry.name for entry in contents.entries] + [flaw.name for flaw in contents.flaws]
+    below = (name.startswith((f"{top}/data/", f"{top}/bagit.txt")) for name in names)
     return _OUR_TOP.fullmatch(top) is not None and any(below)
 
 
@@ -402,7 +404,7 @@ def _algorithm(tags: Mapping[str, bytes]) -> str:
     try:
         return bag_algorithm(dict(tags))
     except ValueError:
-        return ""
+        return ALGORITHM
 
 
 def _trusted(tags: dict[str, bytes], *, known: bool) -> BagFacts | None:
@@ -498,7 +500,7 @@ def _check_tags(contents: TarContents, tags: Mapping[str, bytes]) -> list[Findin
     if not tags:
         sentence = "no tag file is found: the tar itself does not tell what its files should be, a manifest would"
         return [Finding(Fault.MISSING, sentence)]
-    algorithm = _algorithm(tags) or ALGORITHM
+    algorithm = _algorithm(tags)
     tagmanifest = f"tagmanifest-{algorithm}.txt"
     needed = ["bagit.txt", "bag-info.txt", f"manifest-{algorithm}.txt", "members.jsonl", tagmanifest]
     places = {entry.name.removeprefix(f"{contents.top}/"): entry for entry in contents.entries}
@@ -559,7 +561,7 @@ def _disagreements(contents: TarContents, tags: Mapping[str, bytes], algorithm: 
     except ValueError as error:
         found.append((name, f"cannot be read: {error}"))
     try:
-        read_facts(dict(tags))
+        deque(read_members(tags.get("members.jsonl", b"")), maxlen=0)
     except ValueError as error:
         found.append(("members.jsonl", f"cannot be read: {error}"))
     return found

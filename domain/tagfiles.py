@@ -142,12 +142,13 @@ def read_facts(tags: dict[str, bytes]) -> BagFacts:
 
 
 def bag_algorithm(tags: dict[str, bytes]) -> str:
-    """The hashlib name of the bag's digests, by the name of its manifest.
+    """The hashlib name of the bag's digests, by the name of its manifest or, where that is lost, its tagmanifest.
 
     Raises:
         ValueError: there is no manifest, or one that this Python has no algorithm for.
     """
-    found = [name.removeprefix("manifest-").removesuffix(".txt") for name in tags if name.startswith("manifest-")]
+    named = (re.fullmatch(r"(?:tag)?manifest-([a-z0-9_]+)\.txt", name) for name in sorted(tags))
+    found = [match[1] for match in named if match]
     usable = [name for name in found if known_algorithm(name) == name]
     if not usable:
         raise ValueError(f"the bag has no manifest that can be used (found: {', '.join(found) or 'none'})")

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Protocol
 
 from domain.checksum import ALGORITHM
@@ -130,10 +131,12 @@ class TarContents:
     rest: bytes
     """sha256 of all that follows the last content; empty if there is something unreadable in it."""
 
-    @property
+    @cached_property
     def top(self) -> str:
         """The folder at the root that most entries lie in, empty if there is none."""
-        folders = Counter(entry.name.split("/", 1)[0] for entry in self.entries if "/" in entry.name)
+        # A tar may be cut short in its first file, which is no entry then.
+        names = [entry.name for entry in self.entries] + [flaw.name for flaw in self.flaws]
+        folders = Counter(name.split("/", 1)[0] for name in names if "/" in name)
         return folders.most_common(1)[0][0] if folders else ""
 
     def digest_of(self, entry: Entry, algorithm: str) -> str:

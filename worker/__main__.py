@@ -14,6 +14,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
 from settings import Settings, SettingsError, load_settings
+from worker.beating import Beating
 from worker.bounding import Bounding
 from worker.build import REQUIRED, world
 from workflows import queues
@@ -44,7 +45,7 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
                     max_heartbeat_throttle_interval=_BEAT,
                     default_heartbeat_throttle_interval=_BEAT,
                     graceful_shutdown_timeout=timedelta(seconds=settings.graceful_shutdown_s),
-                    interceptors=[Bounding()],
+                    interceptors=[Bounding(), Beating()],
                 )
             )
         _log.info("working on %s", ", ".join(names))

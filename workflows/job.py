@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityConfig
 
 from workflows import search_attributes as attributes
+from workflows.awaiting import signal_each, unless
 from workflows.policies import Policies
 
 with workflow.unsafe.imports_passed_through():
@@ -39,7 +40,9 @@ class JobState(Message):
     idle: tuple[int, ...] = ()
     done: Bitmap = Bitmap()
     counts: dict[str, int] = {}
+    parked: tuple[int, ...] = ()
     paused: bool = False
+    told_pause: bool = False
 
 
 class CarriedJob(JobOrder):
@@ -60,20 +63,21 @@ class JobWorkflow:
         self._open = dict(state.open)
         self._counts = dict(state.counts)
         self._paused = state.paused
-        self._told_pause = state.paused
+        self._told_pause = state.told_pause
         self._done: dict[int, str] = {n: "" for n in range(state.joined) if n in state.done}
         """Position → outcome, empty where an earlier run heard it."""
         self._pids: dict[int, str] = dict(state.open)
         self._restoring: set[int] = set(state.restoring)
         self._idle: set[int] = set(state.idle)
-        self._parked: dict[int, str] = {}
-        self._told_parked: set[int] = set()
+        self._parked: dict[int, str] = dict.fromkeys(state.parked, "")
+        """Position → why; empty where an earlier run heard and told it."""
+        self._told_parked: set[int] = set(state.parked)
         self._phase = Phase.PLANNING
         self._finished: FinishedJob | None = None
         self._changes = 0
         """Counts signals, so that the story looks again after each."""
-        self._work: asyncio.Task[FinishedJob | None] | None = None
         self._cancelled = False
+        self._hearing = False
         self._reporting = False
 
     # Signals and the query.
@@ -95,11 +99,11 @@ class JobWorkflow:
         self._changes += 1
         if n in self._done:
             return
-        if Phase(phase) in IDLE:
+        if phase in IDLE:
             self._idle.add(n)
         else:
             self._idle.discard(n)
-        if Phase(phase) is Phase.PARKED:
+        if phase == Phase.PARKED:
             self._parked[n] = why
         else:
             self._parked.pop(n, None)
@@ -125,7 +129,7 @@ class JobWorkflow:
             id=self._order.job_id,
             type=self._order.type.value,
             phase=Phase.PAUSED if self._paused and self._phase is not Phase.DONE else self._phase,
-            status=self._finished.status if self._finished else JobStatus.IN_PROGRESS,
+            status=self._status(),
             datasets_total=self._opened.datasets if self._opened else 0,
             datasets_open=len(self._open),
             outcomes=self._counts,
@@ -142,6 +146,11 @@ class JobWorkflow:
             note=self._finished.refused if self._finished else "",
         )
 
+    def _status(self) -> str:
+        if self._finished:
+            return self._finished.status
+        return self._opened.status if self._opened else JobStatus.IN_PROGRESS
+
     def _dataset_phase(self, n: int) -> str:
         if n in self._done:
             return "done"
@@ -152,17 +161,16 @@ class JobWorkflow:
     # The story.
 
     async def conclude(self) -> FinishedJob | None:
-        """Carry the job out; a cancel is taken note of once, and never keeps the last report from being sent."""
-        self._work = asyncio.create_task(self._carry_out())
+        """Carry the job out. A cancel is but a flag: no step is lost by it, and the last report is always sent."""
+        work = asyncio.create_task(self._carry_out())
         while True:
             try:
-                return await asyncio.shield(self._work)
+                return await asyncio.shield(work)
             except asyncio.CancelledError:
-                if self._work.cancelled():
+                if work.cancelled():
                     raise
-                if not self._cancelled and not self._reporting:
-                    self._cancelled = True
-                    self._work.cancel()
+                self._cancelled = self._cancelled or not self._reporting
+                self._changes += 1
 
     async def _carry_out(self) -> FinishedJob | None:
         """Open, join, hear, report. None for a job that was finished before."""
@@ -176,21 +184,23 @@ class JobWorkflow:
             self._show(Phase.WRITING if self._order.type is JobType.ARCHIVE else Phase.RECALLING)
             await self._join_and_hear(self._opened)
         except ActivityError as failed:
-            if not is_cancelled_exception(failed):
-                cause = failed.cause
-                error_class = (cause.type if isinstance(cause, ApplicationError) else None) or type(cause).__name__
-                error = str(cause)
-        except asyncio.CancelledError:
-            pass
+            cause = failed.cause
+            error_class = (cause.type if isinstance(cause, ApplicationError) else None) or type(cause).__name__
+            error = str(cause)
         self._reporting = True
-        if self._cancelled:
-            await self._leave()
+        # The last job to leave a dataset cancels it.
+        await self._tell_datasets("leave", [self._order.job_id])
         return await self._finish(error_class, error)
 
     async def _step(self, method: Callable[[Any, M], Awaitable[T]], argument: M, *, summary: str = "") -> T:
         """A step of the job: retried until it is done, unless the job itself is at fault."""
+        return await self._start(method, argument, summary=summary)
+
+    def _start(
+        self, method: Callable[[Any, M], Awaitable[T]], argument: M, *, summary: str = ""
+    ) -> workflow.ActivityHandle[T]:
         config = self._policies.endless() | ActivityConfig(summary=summary or None)
-        return await workflow.execute_activity_method(method, argument, **config)
+        return workflow.start_activity_method(method, argument, **config)
 
     async def _take_up(self) -> OpenedJob:
         return await self._step(
@@ -200,12 +210,12 @@ class JobWorkflow:
         )
 
     async def _join_and_hear(self, opened: OpenedJob) -> None:
-        """Keep the window full until every dataset has ended."""
-        watch = asyncio.create_task(self._watch())
+        """Keep the window full until every dataset has ended, or the job is cancelled."""
+        self._hearing = True
+        companions = [asyncio.create_task(self._watch()), asyncio.create_task(self._report_parked())]
         try:
-            while self._joined < opened.datasets or self._open:
+            while not self._cancelled and (self._joined < opened.datasets or self._open):
                 await self._forward_pause()
-                await self._report_parked()
                 room = self._order.limits.window - len(self._open.keys() - self._idle)
                 if self._joined < opened.datasets and room > 0 and not self._paused:
                     await self._join(opened, min(room, BATCH, opened.datasets - self._joined))
@@ -215,9 +225,9 @@ class JobWorkflow:
                 if workflow.info().is_continue_as_new_suggested():
                     break
         finally:
-            watch.cancel()
-            await workflow.wait([watch])
-        if self._joined < opened.datasets or self._open:
+            self._hearing = False
+            await workflow.wait(companions)
+        if not self._cancelled and (self._joined < opened.datasets or self._open):
             workflow.continue_as_new(self._order.model_copy(update={"state": self._carry()}))
 
     def _carry(self) -> JobState:
@@ -232,13 +242,13 @@ class JobWorkflow:
             idle=tuple(sorted(self._idle)),
             done=done,
             counts=self._counts,
+            parked=tuple(sorted(self._parked)),
             paused=self._paused,
+            told_pause=self._told_pause,
         )
 
     async def _join(self, opened: OpenedJob, count: int) -> None:
         first, last = self._joined, self._joined + count
-        # From here on they may be joined: a cancel has to leave them.
-        self._joined = last
         joined = await self._step(
             JoiningActivities.join_datasets,
             JoinDatasets(
@@ -249,6 +259,7 @@ class JobWorkflow:
             ),
             summary=f"join datasets {first + 1} to {last}",
         )
+        self._joined = last
         self._restoring.update(joined.restoring)
         for n, pid in enumerate(joined.pids, start=first):
             self._pids[n] = pid
@@ -258,28 +269,31 @@ class JobWorkflow:
             self.dataset_done(refused.n, refused.outcome.status.value)
 
     async def _watch(self) -> None:
-        """Datasets that were terminated tell nobody: look for them from time to time, until cancelled."""
-        try:
-            while True:
-                await workflow.wait_condition(lambda: bool(self._open))
-                vanished = await self._step(
-                    JoiningActivities.watch_datasets,
-                    WatchDatasets(
-                        job_id=self._order.job_id,
-                        type=self._order.type,
-                        datasets=dict(self._open),
-                        restoring=tuple(sorted(self._restoring & self._open.keys())),
-                        interval_s=self._order.timing.watch_s,
-                    ),
-                    summary="watch over the datasets",
-                )
-                for n, outcome in vanished.outcomes.items():
-                    if n in self._open:
-                        await self._keep(n, outcome)
-                        self.dataset_done(n, outcome.status.value)
-        except ActivityError as error:
-            if not is_cancelled_exception(error):
-                raise
+        """Datasets that were terminated tell nobody: look for them from time to time."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self._open) or not self._hearing)
+            if not self._hearing:
+                break
+            watched = dict(self._open)
+            watching = self._start(
+                JoiningActivities.watch_datasets,
+                WatchDatasets(
+                    job_id=self._order.job_id,
+                    type=self._order.type,
+                    datasets=watched,
+                    restoring=tuple(sorted(self._restoring & watched.keys())),
+                    interval_s=self._order.timing.watch_s,
+                ),
+                summary="watch over the datasets",
+            )
+            # Those that are joined later have to be watched too.
+            found = await unless(
+                watching, lambda watched=watched: not self._hearing or bool(self._open.keys() - watched.keys())
+            )
+            for n, outcome in found[0].outcomes.items() if found else ():
+                if n in self._open:
+                    await self._keep(n, outcome)
+                    self.dataset_done(n, outcome.status.value)
 
     async def _keep(self, n: int, outcome: DatasetOutcome) -> None:
         subscriber = Subscriber(job_id=self._order.job_id, n=n)
@@ -296,35 +310,36 @@ class JobWorkflow:
             await self._tell_datasets("pause" if self._paused else "resume", args)
 
     async def _report_parked(self) -> None:
-        """Say in SciCat which dataset waits for a person."""
-        for n, why in list(self._parked.items()):
-            if n in self._told_parked:
-                continue
+        """Say in SciCat which dataset waits for a person; when SciCat is away, nothing else waits for it."""
+        while True:
+            await workflow.wait_condition(lambda: bool(self._untold()) or not self._hearing)
+            if not self._hearing:
+                break
+            n = self._untold()[0]
             self._told_parked.add(n)
-            await self._step(
+            reporting = self._start(
                 CatalogueActivities.report_job,
                 JobReport(
                     job_id=self._order.job_id,
                     status=JobStatus.IN_PROGRESS,
-                    message=f"dataset {self._pids.get(n, '')} is parked: {why}",
+                    message=f"dataset {self._pids.get(n, '')} is parked: {self._parked[n]}",
                 ),
             )
+            try:
+                await unless(reporting, lambda: not self._hearing)
+            except ActivityError as error:
+                workflow.logger.warning("job %s: SciCat is not told what waits: %s", self._order.job_id, error.cause)
 
-    async def _leave(self) -> None:
-        """Leave every dataset; the last job to leave one cancels it."""
-        await self._tell_datasets("leave", [self._order.job_id])
+    def _untold(self) -> list[int]:
+        return [n for n in self._parked if n not in self._told_parked]
 
     async def _tell_datasets(self, signal: str, args: list[str]) -> None:
-
-        async def tell(n: int, pid: str) -> None:
-            workflow_id = dataset_workflow(self._order.type, pid, self._order.job_id, restoring=n in self._restoring)
-            try:
-                await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=args)
-            except ApplicationError as error:
-                if error.type != "ExternalWorkflowExecutionNotFound":
-                    raise
-
-        await asyncio.gather(*(tell(n, pid) for n, pid in self._open.items()))
+        order = self._order
+        told = [
+            dataset_workflow(order.type, pid, order.job_id, restoring=n in self._restoring)
+            for n, pid in self._open.items()
+        ]
+        await signal_each(told, signal, [args] * len(told))
 
     async def _finish(self, error_class: str, error: str) -> FinishedJob:
         finished = self._finished = await self._step(

@@ -23,6 +23,11 @@ class Policies:
 
     timing: Timing
 
+    @property
+    def _heartbeat(self) -> timedelta:
+        """The worker beats each second for whatever runs, so a dead one is known after this time."""
+        return timedelta(seconds=self.timing.heartbeat_s)
+
     def _retry(self) -> RetryPolicy:
         return RetryPolicy(
             initial_interval=timedelta(seconds=self.timing.retry_initial_s),
@@ -31,17 +36,17 @@ class Policies:
         )
 
     def light(self) -> ActivityConfig:
-        """Catalogue, state and other short steps; they beat when they loop."""
+        """Catalogue, state and other short steps."""
         return ActivityConfig(
             start_to_close_timeout=_LIGHT,
             schedule_to_close_timeout=timedelta(seconds=self.timing.retry_s),
-            heartbeat_timeout=timedelta(minutes=2),
+            heartbeat_timeout=self._heartbeat,
             retry_policy=self._retry(),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
 
     def long(self) -> ActivityConfig:
-        """Steps that loop over all files or datablocks of a dataset, beating: planning, registering."""
+        """Steps that loop over all files or datablocks of a dataset: planning, registering."""
         return self.light() | ActivityConfig(
             start_to_close_timeout=timedelta(days=1),
             schedule_to_close_timeout=timedelta(seconds=self.timing.retry_s) + timedelta(days=1),
@@ -52,13 +57,13 @@ class Policies:
         return self.long() | ActivityConfig(schedule_to_close_timeout=_ENDLESS)
 
     def transfer(self, queue: str, size_bytes: int) -> ActivityConfig:
-        """Bulk bytes: beats each second, may take as long as the size asks for."""
+        """Bulk bytes: may take as long as the size asks for."""
         allowed = timedelta(seconds=self.timing.retry_s + size_bytes / self.timing.slowest_transfer_bytes_s)
         return ActivityConfig(
             task_queue=queue,
             start_to_close_timeout=allowed,
             schedule_to_close_timeout=allowed,
-            heartbeat_timeout=timedelta(seconds=self.timing.heartbeat_s),
+            heartbeat_timeout=self._heartbeat,
             retry_policy=self._retry(),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
@@ -67,6 +72,7 @@ class Policies:
         """A poll that fails with `NotYet` until its time has come; holds no slot and adds no history in between."""
         return ActivityConfig(
             start_to_close_timeout=timedelta(minutes=2),
+            heartbeat_timeout=self._heartbeat,
             schedule_to_close_timeout=max(remaining, timedelta(milliseconds=1)),
             retry_policy=self._retry(),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

@@ -1,0 +1,186 @@
+"""Servers that die: before a job starts and in the middle of it. It is said what is missing, and the job ends well."""
+
+import asyncio
+from collections.abc import Generator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from cli.catalogue import OutOfReach
+from cli.ports import Ports
+from cli.stack import Stack
+from domain import names
+from domain.lifecycle import JobStatus
+from tests.lab import QUICK, Lab, eventually, some_bytes
+
+# The stack below is started once, so all of these tests belong into one process.
+pytestmark = pytest.mark.xdist_group("outages")
+
+FILES = {f"movie{n}.tif": some_bytes(7_000_000, n) for n in range(3)} | {"session.xml": b"<session/>"}
+
+ROOT_PATH = "/archiver/api/v1"
+"""As behind a production proxy, which strips it: everything must work all the same."""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
+    """A stack of its own, since servers that die would disturb everybody else."""
+    running = Stack(tmp_path_factory.mktemp("outages"), Ports.free(), QUICK | {"UVICORN_ROOT_PATH": ROOT_PATH})
+    asyncio.run(running.start())
+    try:
+        yield running
+    finally:
+        asyncio.run(running.stop())
+
+
+async def logged(lab: Lab, process: str, *words: str) -> None:
+    """Wait for one line of the log that has all these words."""
+
+    async def there() -> bool:
+        return any(all(word in line for word in words) for line in lab.stack.log(process).read_text().splitlines())
+
+    await eventually(there)
+
+
+async def missing(lab: Lab) -> set[str]:
+    """What the readiness probe names."""
+    answer = await lab.api("GET", "/health/readyz", auth=None)
+    if answer.status_code == 200:
+        return set()
+    assert (answer.status_code, answer.json()["status"]) == (503, "not ready")
+    errors: list[dict[str, str]] = answer.json()["errors"]
+    assert all(error["dependency"] in answer.json()["error"] and error["message"] for error in errors)
+    return {error["dependency"] for error in errors}
+
+
+async def slow(lab: Lab, direction: str, bytes_per_s: float = 4e6) -> None:
+    await lab.lts("POST", "/admin/faults", json={"kind": "slow", "direction": direction, "bytes_per_s": bytes_per_s})
+
+
+async def moved(lab: Lab, pid: str, counter: str, at_least: int) -> None:
+    """Wait until so many bytes of one of the dataset's datablocks went over the LTS's wire."""
+    prefix = names.datablocks_prefix(pid)
+
+    async def enough() -> bool:
+        paths = (await lab.lts("GET", "/admin/requests")).json()["paths"]
+        return any(counted[counter] >= at_least for path, counted in paths.items() if path.startswith(prefix))
+
+    await eventually(enough)
+
+
+async def assert_archived(lab: Lab, job_id: str, pid: str) -> None:
+    job = await lab.ended(job_id, within_s=90)
+    assert job["jobStatusMessage"] == JobStatus.SUCCESSFUL, job["jobResultObject"]
+    assert await lab.landed(pid) == {}
+    blocks = await lab.user.datablocks(pid)
+    assert {block["archiveId"]: block["packedSize"] for block in blocks} == await lab.on_lts(pid)
+    assert await lab.unpacked(pid) == FILES
+
+
+async def test_what_is_down_at_the_start_is_named_and_waited_for(lab: Lab) -> None:
+    pid = await lab.dataset(FILES)
+    await lab.stack.kill("worker-control")
+    job_id = await lab.archive(pid)
+    unasked = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()
+    assert (unasked["phase"], unasked["note"]) == ("planning", "no worker polls the queue control")
+    await asyncio.gather(*(lab.stack.kill(name) for name in ("minio", "lts", "scicat")))
+
+    await lab.stack.restart("worker-control")
+    await logged(lab, "worker-control", "open_job", job_id, "CatalogueUnavailable", "no answer")
+    assert await missing(lab) == {"s3", "scicat"}
+    note = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()["note"]
+    assert "open_job" in note
+    assert "no answer" in note
+
+    await lab.stack.restart("scicat")
+    await logged(lab, "worker-control", "open_job", job_id, "ObjectStoreUnavailable")
+    assert await missing(lab) == {"s3"}
+
+    await lab.stack.restart("minio")
+    await logged(lab, "worker-control", "open_block", pid, "TapeUnavailable")
+    assert await missing(lab) == set()
+    progress = (await lab.api("GET", f"/archiver/datasets/{quote(pid)}")).json()
+    assert "open_block" in progress["note"]
+    assert len(await lab.landed(pid)) == len(FILES)
+
+    await lab.stack.restart("lts")
+    await assert_archived(lab, job_id, pid)
+
+
+async def test_a_job_that_temporal_cannot_take_fails_visibly_and_can_be_posted_again(lab: Lab) -> None:
+    pid, other = await lab.dataset(FILES), await lab.dataset({"a": b"a"})
+    await lab.stack.kill("temporal")
+    for submitted in (pid, other):
+        with pytest.raises(OutOfReach, match="A remote URL call failed"):
+            await lab.archive(submitted)
+    jobs: list[dict[str, Any]] = (await lab.as_service("GET", "jobs")).json()
+    by_pid = {job["datasetList"][0]["pid"]: job["id"] for job in jobs if job["jobStatusMessage"] == "jobSubmitted"}
+    answer = await lab.api("POST", "/archiver/jobs", json={"id": by_pid[pid], "type": "archive"})
+    assert answer.status_code == 500
+    assert answer.json().keys() == {"code", "message", "details", "timestamp"}
+    assert answer.json()["code"] == "TemporalUnavailable"
+    assert await missing(lab) == {"temporal"}
+    await lab.stack.restart("temporal")
+
+    assert (await lab.api("POST", "/archiver/jobs", json={"id": by_pid[pid], "type": "archive"})).status_code == 201
+    # What SciCat calls an archive is none because somebody says so.
+    assert (await lab.api("POST", "/archiver/jobs", json={"id": by_pid[other], "type": "retrieve"})).status_code == 201
+    await assert_archived(lab, by_pid[pid], pid)
+    refused = await lab.ended(by_pid[other])
+    assert refused["jobStatusMessage"] == JobStatus.UNSUCCESSFUL
+    told = (await lab.api("GET", f"/archiver/jobs/{by_pid[other]}")).json()["message"]
+    assert "is of type 'archive' in SciCat, not 'retrieve'" in told
+    assert list(await lab.landed(other)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("server", "dependency", "step", "error"),
+    [
+        ("minio", "s3", "", "ObjectStoreUnavailable"),
+        ("lts", "", "", "TapeUnavailable"),
+        ("scicat", "scicat", "register_blocks", "CatalogueUnavailable"),
+        ("temporal", "temporal", "", ""),
+    ],
+)
+async def test_an_archive_survives_a_server_killed_in_the_middle(
+    lab: Lab, server: str, dependency: str, step: str, error: str
+) -> None:
+    pid = await lab.dataset(FILES)
+    await slow(lab, "in")
+    job_id = await lab.archive(pid)
+    await moved(lab, pid, "received", 2_000_000)
+    await lab.stack.kill(server)
+
+    assert await missing(lab) == ({dependency} - {""})
+    if server == "temporal":
+        asked = await lab.api("GET", f"/archiver/datasets/{quote(pid)}")
+        assert (asked.status_code, asked.json()["code"]) == (500, "TemporalUnavailable")
+        await logged(lab, "worker-archival", "Temporal")
+    else:
+        await logged(lab, "worker-control" if step else "worker-archival", step, pid, error)
+    if server != "minio":
+        assert len(await lab.landed(pid)) == len(FILES)
+    await lab.stack.restart(server)
+    await lab.lts("DELETE", "/admin/faults")
+
+    await assert_archived(lab, job_id, pid)
+
+
+@pytest.mark.parametrize("server", ["minio", "lts", "temporal"])
+async def test_a_retrieval_survives_a_server_killed_in_the_middle(lab: Lab, server: str) -> None:
+    pid = await lab.archived(FILES)
+    await slow(lab, "out")
+    job_id = await lab.retrieve(pid)
+    await moved(lab, pid, "sent", sum(map(len, FILES.values())) // 3 + 2_000_000)
+    await lab.stack.kill(server)
+    if server != "temporal":
+        await logged(lab, "worker-retrieval", "copy_block", pid, "Unavailable")
+    await lab.stack.restart(server)
+    await lab.lts("DELETE", "/admin/faults")
+
+    job = await lab.ended(job_id, within_s=90)
+    assert job["jobStatusMessage"] == JobStatus.SUCCESSFUL, job["jobResultObject"]
+    assert await lab.unpacked(pid) == FILES
+    state = (await lab.lts("GET", "/admin/state")).json()
+    assert [pin for pin in state["pins"] if pid in pin["path"]] == []
