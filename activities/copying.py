@@ -259,6 +259,45 @@ def digest_tar(
     return [found[chunk] for chunk in sorted(found)]
 
 
+def read_through(
+    store: LongTermStore,
+    path: str,
+    size: int,
+    take: Callable[[memoryview], None],
+    buffers: Buffers,
+    bookmark: Bookmark,
+) -> None:
+    """Read a file from the LTS front to back, reading ahead, and hand it over run by run.
+
+    Raises:
+        Nearline, FileAbsent: of the store.
+        Stopped: told so by the bookmark.
+    """
+    coming = iter(range(0, size, UNIT_BYTES))
+    reading: deque[tuple[bytearray, memoryview, Future[None]]] = deque()
+    with ThreadPoolExecutor(buffers.count, thread_name_prefix="lts-read") as pool:
+        try:
+            while True:
+                while len(reading) < buffers.count and (offset := next(coming, None)) is not None:
+                    buffer = buffers.take()
+                    view = memoryview(buffer)[: min(UNIT_BYTES, size - offset)]
+                    reading.append((buffer, view, pool.submit(store.read_range, path, offset, view)))
+                if not reading:
+                    return
+                buffer, view, read = reading.popleft()
+                try:
+                    read.result()
+                    take(view)
+                finally:
+                    buffers.give(buffer)
+                bookmark.moved(len(view))
+        finally:
+            for buffer, _, read in reading:
+                read.cancel()
+                wait([read])
+                buffers.give(buffer)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A delivered part."""

@@ -100,6 +100,7 @@ class JoiningActivities:
                 outcome = DatasetOutcome(
                     pid=pid, status=Outcome.DATASET_ERROR, error_class=type(error).__name__, message=str(error)
                 )
+                activity.logger.warning("job %s: dataset %r: %s: %s", order.job_id, pid, outcome.error_class, error)
                 await self._state.put_outcome(order.job_id, n, outcome)
                 refused.append(Refused(n=n, outcome=outcome))
                 return

@@ -68,7 +68,7 @@ class ReportingActivities:
 
         Download links are made here, so that they stand nowhere but in SciCat.
         """
-        outcomes = await self._state.outcomes(order.job_id, order.datasets)
+        outcomes = await self._state.outcomes(order.job_id, range(order.datasets))
         listed = await self._state.get_list(names.job_datasets_key(order.job_id))
         known = [outcome or _missing(str(listed[n]["pid"]), order) for n, outcome in enumerate(outcomes)]
         status = job_status([outcome.status for outcome in known], cancelled=order.cancelled)

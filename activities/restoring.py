@@ -46,7 +46,7 @@ class RestoringActivities:
         total = sum(int(file["size"]) for file in entry["files"])
         bookmark = Bookmark(order.position + 1, total)
         try:
-            manifest = await self._manifests.of(entry, bookmark)
+            manifest = await self._manifests.of(entry, order.position + 1)
             held = {member.path: member for member in manifest.members}
             for file in entry["files"]:
                 member = held.get(str(file["path"]))

@@ -8,7 +8,7 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.copying import Buffers, Part, deliver_tar, digest_tar
+from activities.copying import Buffers, Part, deliver_tar
 from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread, not_yet
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
@@ -18,7 +18,7 @@ from clients.scicat import Catalogue, Datablock, Dataset
 from clients.state import Retrieved, State, StateIndex
 from domain import names
 from domain.checksum import b64, composite
-from domain.datablock import FORMAT, chunk_bytes_for
+from domain.datablock import FORMAT
 from domain.errors import BeingArchived, Damaged, Incomplete, NotArchived, ObjectStoreUnavailable
 from domain.message import Message
 from domain.names import stem_of
@@ -279,7 +279,8 @@ class RetrievalActivities:
         entry: dict[str, Any] = (await self._state.get_list(order.blocks_key))[order.position]
         archive_id = str(entry["archive_id"])
         try:
-            size, chunk_bytes, digests = await self._digests(entry, order.position)
+            known = await self._manifests.digests(entry, order.position + 1)
+            size, chunk_bytes, digests = known.tar_bytes, known.chunk_bytes, list(known.chunks)
             await self._state.put_retrieved(
                 Retrieved(
                     pid=entry["pid"],
@@ -304,24 +305,6 @@ class RetrievalActivities:
         if not await self._intact(entry):
             raise Damaged(f"{archive_id} lies in the retrieval bucket with another digest than it was archived with")
         return CopiedBlock(bytes=size)
-
-    async def _digests(self, entry: dict[str, Any], position: int) -> tuple[int, int, list[bytes]]:
-        """(tar bytes, chunk bytes, chunk digests): from the manifest, else by reading the file once for them."""
-        archive_id = str(entry["archive_id"])
-        manifest = await self._manifests.known(entry)
-        if manifest:
-            return manifest.tar_bytes, manifest.chunk_bytes, list(manifest.chunks)
-        there = await self._store.stat(archive_id)
-        if there is None:
-            raise FileAbsent(archive_id)
-        size = there.size_bytes
-        chunk_bytes = chunk_bytes_for(size)
-        bookmark = Bookmark(position + 1, size)
-        buffers = Buffers(self._buffers, size)
-        digests = await in_thread(
-            lambda: digest_tar(self._store, archive_id, size, chunk_bytes, buffers, bookmark), bookmark
-        )
-        return size, chunk_bytes, digests
 
     async def _deliver(self, archive_id: str, position: int, size: int, chunk_bytes: int, digests: list[bytes]) -> None:
         open_uploads = await self._objects.open_uploads(self._bucket, archive_id, [archive_id])

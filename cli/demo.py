@@ -217,7 +217,7 @@ async def _running_stack(
         raise StackError(str(error)) from None
     async with Stack(folder, ports, overrides) as stack:
         yield client.stack_connection(stack.settings, stack.ports), stack
-        err.print("stopping the stack", highlight=False)
+        err.print("stopping the stack; `make up` brings it, and the pages named above, back", highlight=False)
 
 
 async def demonstrate(

@@ -191,8 +191,8 @@ class State:
         """How the n-th dataset of a job ended."""
         await self._put(names.outcome_key(job_id, n), outcome.model_dump_json().encode())
 
-    async def outcomes(self, job_id: str, count: int) -> list[DatasetOutcome | None]:
-        """The outcomes of a job's datasets in their order, None where there is none."""
+    async def outcomes(self, job_id: str, positions: Iterable[int]) -> list[DatasetOutcome | None]:
+        """The outcomes of the datasets at these positions of a job, None where there is none."""
         limit = asyncio.Semaphore(16)
 
         async def one(n: int) -> DatasetOutcome | None:
@@ -200,7 +200,7 @@ class State:
                 data = await self._get(names.outcome_key(job_id, n))
             return None if data is None else DatasetOutcome.model_validate_json(data)
 
-        return await asyncio.gather(*(one(n) for n in range(count)))
+        return await asyncio.gather(*(one(n) for n in positions))
 
     async def _keys(self, prefix: str) -> Sequence[str]:
         return [item.key async for item in self._objects.list_objects(self._bucket, prefix)]

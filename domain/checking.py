@@ -127,9 +127,20 @@ def listing(contents: TarContents, manifest: Manifest | None = None) -> tuple[Li
         listed = tuple(Listed(member.path, digest, member.size, offset) for member, offset, digest in rows)
     except ValueError:
         listed = ()
-    if listed:
-        return listed
-    return tuple(Listed(path, digest) for path, digest in _payload_sums(tags).items())
+    sums = tuple(Listed(path, digest) for path, digest in _payload_sums(tags).items())
+    # A list that the tagmanifest disowns gives way to one that it vouches for.
+    better = _sealed(tags, f"manifest-{_algorithm(tags)}.txt") and not _sealed(tags, "members.jsonl")
+    return sums if better or not listed else listed
+
+
+def _sealed(tags: Mapping[str, bytes], name: str) -> bool:
+    """Whether the tagmanifest has the digest that the tag file has."""
+    algorithm = _algorithm(tags)
+    try:
+        sums = read_sums(tags[f"tagmanifest-{algorithm}.txt"])
+        return sums[name] == hashlib.new(algorithm, tags[name]).hexdigest()
+    except (KeyError, ValueError):
+        return False
 
 
 def _payload_sums(tags: Mapping[str, bytes]) -> dict[str, str]:
@@ -142,16 +153,16 @@ def _payload_sums(tags: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def unread(contents: TarContents, listed: Iterable[Listed]) -> list[Listed]:
-    """Listed files that lie within the tar but were not come upon, as their header is damaged.
+    """Listed files that lie within the tar but were not come upon, or not as a whole, as their header is damaged.
 
     Who can seek may digest them where the list says that they lie, and hand the digests to the checks as `reread`.
     """
-    there = {entry.offset for entry in contents.entries if entry.kind is Kind.FILE}
+    there = {(entry.offset, entry.size) for entry in contents.entries if entry.kind is Kind.FILE}
     return [
         item
         for item in listed
         if item.offset is not None and item.size is not None
-        if item.offset not in there and item.offset + item.size <= contents.size
+        if (item.offset, item.size) not in there and item.offset + item.size <= contents.size
     ]
 
 
@@ -327,11 +338,13 @@ def _check_members(
             if entry is None:
                 found.append(_absent(contents, item, reread))
                 continue
-            found.append(
-                _about(item, entry, Fault.HEADER, f"lies at byte {entry.offset}, is listed at byte {item.offset}")
-            )
+            what = f"lies at byte {entry.offset}, is listed at byte {item.offset}"
+            found.append(_about(item, entry, Fault.HEADER, what))
         used.add(entry.offset)
-        found += _check_member(contents, item, entry, algorithm)
+        if entry.size == item.size or item.path not in reread:
+            found += _check_member(contents, item, entry, algorithm)
+        else:
+            found.append(_absent(contents, item, reread))
     found += [
         Finding(
             Fault.EXTRA,
@@ -411,14 +424,9 @@ def _trusted(tags: dict[str, bytes], *, known: bool) -> BagFacts | None:
     """The plan's facts, if they are beyond doubt: by the digest in the datablock's name, or by the tagmanifest."""
     try:
         facts = read_facts(tags)
-        sums = read_sums(tags.get(f"tagmanifest-{facts.plan.algorithm}.txt", b"")) if not known else {}
     except ValueError:
         return None
-    new = hashlib.new
-    sealed = all(
-        sums.get(name) == new(facts.plan.algorithm, tags[name]).hexdigest()
-        for name in ("bag-info.txt", "members.jsonl")
-    )
+    sealed = _sealed(tags, "bag-info.txt") and _sealed(tags, "members.jsonl")
     return facts if known or sealed else None
 
 
@@ -499,7 +507,10 @@ def _check_tags(contents: TarContents, tags: Mapping[str, bytes]) -> list[Findin
     """The tag files against one another: all that can be said where the plan cannot be had from them."""
     if not tags:
         sentence = "no tag file is found: the tar itself does not tell what its files should be, a manifest would"
-        return [Finding(Fault.MISSING, sentence)]
+        prefix = f"{contents.top}/data/"
+        names = [entry.name for entry in contents.entries] + [flaw.name for flaw in contents.flaws]
+        unproven = dict.fromkeys(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        return [Finding(Fault.MISSING, sentence, members=tuple(unproven))]
     algorithm = _algorithm(tags)
     tagmanifest = f"tagmanifest-{algorithm}.txt"
     needed = ["bagit.txt", "bag-info.txt", f"manifest-{algorithm}.txt", "members.jsonl", tagmanifest]

@@ -11,6 +11,9 @@ from domain.pid import flat
 
 _DATASETS = "openem-network/datasets"
 
+REBUILT = "rebuilt"
+"""Stands for the plan digest in the keys of manifests that were made anew from the tar: the plan is lost."""
+
 
 def raw_prefix(pid: str) -> str:
     """Prefix of the dataset's raw files in the landing zone; its slash keeps `…/abcd` out of `…/abc`."""

@@ -107,7 +107,7 @@ def match(
         UploadUnfinished, NothingRegistered, MissingFiles, ConflictingEntries, UnsafePath.
     """
     if open_uploads:
-        raise UploadUnfinished(f"the upload of {_named(open_uploads)} is not finished")
+        raise UploadUnfinished(f"the upload of {_named([repr(path) for path in open_uploads])} is not finished")
     expected = regular_files(registered, source_folder)
     if not expected:
         raise NothingRegistered("no original datablock registers a regular file")

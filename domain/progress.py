@@ -62,6 +62,8 @@ class JobDatasetProgress(Message):
     """One dataset as its job sees it."""
 
     pid: str
+    n: int = 0
+    """Position in the job."""
     phase: str = ""
     status: str = ""
     error_class: str = ""

@@ -279,7 +279,7 @@ class TarReader:
             done = self._header.size - self._left
             where += f"behind {done} of the {self._header.size} bytes of {name!r}"
             self._flaw(FlawKind.CUT_SHORT, self.offset, self._left, where, name)
-        elif self._left or (self._entry_offset is not None and self._lost is None):
+        elif self._left or (self._entry_offset is not None and self._lost is None and not self._ended):
             where += f"in the padding or headers behind {self._behind!r}"
             self._flaw(FlawKind.CUT_SHORT, self.offset, self._left, where)
 

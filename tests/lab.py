@@ -5,13 +5,16 @@ looks into the stores themselves, never into what the service believes of them.
 """
 
 import asyncio
+import base64
 import io
 import random
+import subprocess
 import tarfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -252,6 +255,17 @@ async def visit(stack: Stack) -> AsyncGenerator[Lab]:
     ):
         temporal = await Client.connect(settings.temporal_address, data_converter=pydantic_data_converter, lazy=True)
         yield Lab(stack, objects, user, temporal, http)
+
+
+async def download(job: dict[str, Any], folder: Path) -> Path:
+    """Run the job's download script with real bash; return the folder that it unpacked into."""
+    script = base64.b64decode(job["jobResultObject"]["downloadScript"])
+    bash = await asyncio.create_subprocess_exec(
+        "bash", cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said, _ = await asyncio.wait_for(bash.communicate(script), timeout=60)
+    assert bash.returncode == 0, said.decode()
+    return folder / "extracted"
 
 
 def some_bytes(size: int, seed: int = 0) -> bytes:

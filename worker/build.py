@@ -155,7 +155,13 @@ def _work(
         readers=readers,
         buffers=buffers,
     )
-    manifests = Manifests(state=state)
+    manifests = Manifests(
+        store=store,
+        catalogue=catalogue,
+        state=state,
+        smallest_chunk=settings.lts_chunk_bytes,
+        buffers=buffers,
+    )
     retention = timedelta(days=settings.retrieval_retention_days)
     retrieval = RetrievalActivities(
         catalogue=catalogue,

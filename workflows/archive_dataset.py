@@ -319,6 +319,7 @@ class ArchiveDataset(DatasetWorkflow):
             summary="commit point",
         )
         await self._remove_superseded(superseded_key)
+        await self._remove_damaged(planned.plan_digest)
         freed = await self._free(planned.plan_digest, by_content=False)
         return DatasetOutcome(
             pid=self.order.pid,
@@ -329,6 +330,17 @@ class ArchiveDataset(DatasetWorkflow):
             unlisted=planned.unlisted,
             message=_remarks(planned, freed),
         )
+
+    async def _remove_damaged(self, plan_digest: str) -> None:
+        """Datablocks that were written anew leave their damaged first copies on the LTS: take them off."""
+        damaged = {index: generation - 1 for index, generation in self._generations.items()}
+        if damaged:
+            await self.step(
+                TapeActivities.undo_blocks,
+                UndoBlocks(pid=self.order.pid, plan_digest=plan_digest, indices=tuple(damaged), generations=damaged),
+                self.policies.endless(),
+                summary="damaged copies off the LTS",
+            )
 
     async def _free(self, plan_digest: str, *, by_content: bool) -> Freed:
         self.enter(Phase.FREEING)

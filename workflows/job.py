@@ -136,6 +136,7 @@ class JobWorkflow:
             datasets=tuple(
                 JobDatasetProgress(
                     pid=self._pids.get(n, ""),
+                    n=n,
                     phase=self._dataset_phase(n),
                     status=self._done.get(n, ""),
                     message=self._parked.get(n, ""),

@@ -39,20 +39,20 @@ async def job(job_id: uuid.UUID, services: ServicesDep) -> JobProgress:
     progress = await services.gateway.job(str(job_id))
     if progress is None:
         raise HTTPException(404, f"no job {job_id} is known")
-    ended = await services.state.outcomes(str(job_id), min(progress.datasets_total, len(progress.datasets)))
-    by_pid = {outcome.pid: outcome for outcome in ended if outcome}
+    ended = await services.state.outcomes(str(job_id), [shown.n for shown in progress.datasets])
     datasets = [
         shown.model_copy(
             update={
+                "pid": outcome.pid,
                 "status": outcome.status.value,
                 "error_class": outcome.error_class,
                 "message": outcome.message,
                 "bytes": outcome.bytes,
             }
         )
-        if (outcome := by_pid.get(shown.pid))
+        if outcome
         else shown
-        for shown in progress.datasets
+        for shown, outcome in zip(progress.datasets, ended, strict=True)
     ]
     return progress.model_copy(update={"datasets": tuple(datasets)})
 

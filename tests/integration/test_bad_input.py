@@ -267,31 +267,44 @@ async def test_a_job_that_names_single_files_archives_none_of_them(lab: Lab) -> 
     assert (job["jobStatusMessage"], of_dataset(job, pid)["class"]) == (JobStatus.WITH_DATASET_ERRORS, "PartialArchive")
     assert await standing(lab, pid) == ("datasetCreated", True, False)
     assert sorted(await lab.landed(pid)) == ["a", "b"]
+    assert await logged(lab, job["id"], pid, "PartialArchive")
 
 
 # What vanishes
 
 
-async def test_a_dataset_deleted_after_the_post_does_not_sink_its_job(lab: Lab) -> None:
-    """SciCat takes no more word about such a job; our API and the log tell how it ended."""
-    good, gone = await lab.dataset({"a": b"a"}), await lab.dataset({"a": b"a"})
-    async with scicat_fault(lab, path_prefix="/api/v3/jobs/", method="GET", status=503):
-        job_id = await lab.archive(good, gone)
-        await lab.as_service("DELETE", f"datasets/{quote(gone, safe='')}")
+async def done(lab: Lab, job_id: str) -> dict[str, Any]:
+    """Wait until our API says that the job is done: SciCat takes no word about some."""
 
-    async def done() -> dict[str, Any] | None:
+    async def there() -> dict[str, Any] | None:
         progress = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()
         return progress if progress["phase"] == "done" else None
 
-    progress = await eventually(done)
+    return await eventually(there)
+
+
+@pytest.mark.parametrize("kind", ["archive", "retrieve"])
+async def test_a_dataset_deleted_after_the_post_does_not_sink_its_job(lab: Lab, kind: str) -> None:
+    """SciCat takes no more word about such a job; our API and the log tell how it ended."""
+    good, gone = await lab.dataset({"a": b"a"}), await lab.dataset({"a": b"a"})
+    outcome, before = "archived", ["a"]
+    if kind == "retrieve":
+        await lab.ended(await lab.archive(good, gone))
+        outcome, before = "retrieved", []
+    async with scicat_fault(lab, path_prefix="/api/v3/jobs/", method="GET", status=503):
+        job_id = await lab.user.create_job(kind, [good, gone])
+        await lab.as_service("DELETE", f"datasets/{quote(gone, safe='')}/datablocks")
+        await lab.as_service("DELETE", f"datasets/{quote(gone, safe='')}")
+
+    progress = await done(lab, job_id)
     told = {d["pid"]: (d["status"], d["error_class"]) for d in progress["datasets"]}
-    assert told == {good: ("archived", ""), gone: ("dataset_error", "UnknownDataset")}
+    assert told == {good: (outcome, ""), gone: ("dataset_error", "UnknownDataset")}
     assert "Unable to get a dataset" in progress["note"]
     assert await logged(lab, gone, "UnknownDataset")
     assert await logged(lab, job_id, "Unable to get a dataset")
     assert await standing(lab, good) == ("datasetOnArchiveDisk", False, True)
     assert await lab.landed(good) == {}
-    assert list(await lab.landed(gone)) == ["a"]
+    assert list(await lab.landed(gone)) == before
 
 
 async def test_a_dataset_deleted_while_it_is_written_leaves_no_orphan(lab: Lab) -> None:
@@ -315,12 +328,7 @@ async def test_an_unknown_job_is_told_by_the_api_and_the_log(lab: Lab) -> None:
     job_id = str(uuid.uuid4())
     answer = await lab.api("POST", "/archiver/jobs", json={"id": job_id, "type": "archive"})
     assert answer.status_code == 201
-
-    async def done() -> dict[str, Any] | None:
-        progress = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()
-        return progress if progress["phase"] == "done" else None
-
-    progress = await eventually(done)
+    progress = await done(lab, job_id)
     assert progress["status"] == JobStatus.UNSUCCESSFUL
     assert "does not know the job" in progress["message"]
     assert "Invalid job id." in progress["note"]
@@ -469,22 +477,31 @@ async def test_a_dataset_that_scicat_refuses_the_service_is_named(lab: Lab) -> N
     assert await logged(lab, refused, "NoAccess")
 
 
-async def test_refused_credentials_of_the_lts_are_shown_and_retried(lab: Lab) -> None:
-    await lab.lts("POST", "/admin/faults", json={"kind": "status", "status": 401, "route": "/uploads", "count": None})
+async def noted(lab: Lab, pid: str, *words: str) -> bool:
+    """Wait until the API says what the dataset's archive fails with."""
+
+    async def said() -> bool:
+        progress = (await lab.api("GET", f"/archiver/datasets/{quote(pid)}")).json()
+        return all(word in progress.get("note", "") for word in words)
+
+    return await eventually(said)
+
+
+async def test_refused_credentials_are_shown_and_retried(lab: Lab) -> None:
+    """Whoever set them up wrongly sees it; once they are right, the job goes on by itself."""
+    at_scicat, at_lts = await lab.dataset({"a": b"a"}), await lab.dataset({"a": b"a"})
+    refusal = {"kind": "status", "status": 401, "route": "/uploads", "count": None}
+    await lab.lts("POST", "/admin/faults", json=refusal)
     try:
-        pid = await lab.dataset({"a": b"a"})
-        job_id = await lab.archive(pid)
-
-        async def noted() -> str | None:
-            progress = (await lab.api("GET", f"/archiver/datasets/{quote(pid)}")).json()
-            return progress.get("note")
-
-        note = await eventually(noted)
+        uuid_of = at_scicat.rpartition("/")[2]
+        async with scicat_fault(lab, path_prefix="/api/v3/datasets/", path_contains=uuid_of, status=401):
+            job_id = await lab.archive(at_scicat, at_lts)
+            assert await noted(lab, at_scicat, "look", "refuses the account 'archiveManager'")
+            assert await noted(lab, at_lts, "open_block", "401")
+            assert await logged(lab, at_scicat, "Misconfigured")
+            assert await logged(lab, at_lts, "Misconfigured")
     finally:
         await lab.lts("DELETE", "/admin/faults")
-    assert "open_block" in note
-    assert "401" in note
-    assert await logged(lab, pid, "Misconfigured")
     assert (await lab.ended(job_id))["jobStatusMessage"] == JobStatus.SUCCESSFUL
 
 

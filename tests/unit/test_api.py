@@ -2,7 +2,7 @@
 
 import re
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
@@ -17,15 +17,23 @@ from api.app import create_app
 from api.dependencies import Services
 from api.gateway import OtherType, OutOfReach
 from domain.errors import ObjectStoreUnavailable
-from domain.lifecycle import JobType, Phase
+from domain.lifecycle import JobType, Outcome, Phase
 from domain.orders import JobOrder
-from domain.progress import DatasetProgress, JobProgress
+from domain.outcome import DatasetOutcome
+from domain.progress import DatasetProgress, JobDatasetProgress, JobProgress
 from settings import Settings, SettingsError
 
 JOB_ID = "0d4c3f6e-5a58-4c6c-9d6f-5f6a1d3c7f10"
 SCICAT = ("scicat", "pässword:with colon")
 OPERATOR = ("operator", "word")
 GOOD = {"id": JOB_ID, "type": "archive"}
+
+
+# Outcomes by position in the job; the workflow has ceased to remember the pid of the first.
+ENDED = {
+    250: DatasetOutcome(pid="p/250", status=Outcome.DATASET_ERROR, error_class="MissingFiles", message="1 of 2"),
+    0: DatasetOutcome(pid="p/0", status=Outcome.ARCHIVED, bytes=5),
+}
 
 
 @dataclass
@@ -53,7 +61,10 @@ class PretendGateway:
     async def job(self, job_id: str) -> JobProgress | None:
         if self.failure:
             raise self.failure
-        return JobProgress(id=job_id, type="archive", phase=Phase.PLANNING) if job_id in self.started else None
+        if job_id not in self.started:
+            return None
+        shown = (JobDatasetProgress(pid="", n=250, phase="done"), JobDatasetProgress(pid="p/7", n=7, phase="moving"))
+        return JobProgress(id=job_id, type="archive", phase=Phase.WRITING, datasets_total=251, datasets=shown)
 
     async def dataset(self, pid: str) -> list[DatasetProgress]:
         return [DatasetProgress(pid=pid, kind="archive", phase=Phase.WRITING)] if pid == "20.500/known" else []
@@ -62,8 +73,8 @@ class PretendGateway:
 class PretendStore:
     """The state bucket and S3, as far as these routes ask."""
 
-    async def outcomes(self, job_id: str, count: int) -> list[None]:
-        return [None] * count
+    async def outcomes(self, job_id: str, positions: Iterable[int]) -> list[DatasetOutcome | None]:
+        return [ENDED.get(n) for n in positions]
 
     async def versioning(self, bucket: str) -> str:
         return "Enabled"
@@ -191,6 +202,16 @@ async def test_what_nobody_knows_is_a_404_with_a_sentence(http: httpx.AsyncClien
     assert (dataset.status_code, dataset.json()) == (404, {"detail": "no workflow of dataset 20.500/unknown is known"})
     assert (await http.get("/archiver/datasets/20.500/known")).json()["phase"] == "writing"
     assert (await http.get("/archiver/datasets/20.500%2Fknown")).json()["phase"] == "writing"
+
+
+async def test_a_job_shows_the_reason_of_each_dataset_that_it_names(http: httpx.AsyncClient) -> None:
+    """Of a large job only some datasets are named: their outcomes are found by their position, not by their number."""
+    await http.post("/archiver/jobs", json=GOOD)
+    shown = (await http.get(f"/archiver/jobs/{JOB_ID}")).json()["datasets"]
+    assert [(d["n"], d["pid"], d["status"], d["error_class"], d["message"]) for d in shown] == [
+        (250, "p/250", "dataset_error", "MissingFiles", "1 of 2"),
+        (7, "p/7", "", "", ""),
+    ]
 
 
 # Credentials

@@ -1,0 +1,240 @@
+"""A Temporal server with one worker of ours over the fake activities, and the people who press buttons.
+
+On leaving, everything that ran is replayed from its history: a workflow that decides by anything else than its history
+fails the test in which it ran.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Replayer, Worker
+
+from activities.reporting import FinishedJob
+from cli import binaries
+from domain import names
+from domain.lifecycle import JobType
+from domain.orders import DatasetOrder, JobOrder, Limits, Subscriber, Timing
+from domain.outcome import DatasetOutcome
+from domain.progress import DatasetProgress, JobProgress
+from tests.fakes.activities import World, activities
+from worker.bounding import Bounding
+from worker.build import WORKFLOWS
+from workflows import queues, search_attributes
+
+QUICK = Timing(
+    retry_s=60,
+    retry_initial_s=0.02,
+    retry_longest_s=0.05,
+    poll_initial_s=0.02,
+    poll_longest_s=0.05,
+    second_look_s=0.01,
+    watch_s=0.1,
+)
+"""For a server whose clock is the wall's."""
+
+_TYPES = {
+    search_attributes.SCICAT_JOB_ID: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+    search_attributes.TOTAL_BYTES: IndexedValueType.INDEXED_VALUE_TYPE_INT,
+}
+
+
+class _Complaints(logging.Handler):
+    """Keeps what the SDK complains about: failed workflow tasks, evictions that leave tasks behind."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "activation" in text.lower() or "evict" in text.lower() or "never retrieved" in text:
+            self.said.append(f"{text}: {record.exc_info}")
+
+
+@dataclass
+class Stage:
+    """Starts jobs and datasets, signals them, and asks them."""
+
+    client: Client
+    world: World
+    timing: Timing
+    limits: Limits = field(default_factory=Limits)
+    sleep: Callable[[timedelta], Awaitable[None]] | None = None
+    """Lets time pass on a server that skips it."""
+
+    async def days(self, count: float) -> None:
+        """Let so many days pass on a server that skips them."""
+        assert self.sleep
+        await self.sleep(timedelta(days=count))
+
+    async def start_job(self, job_id: str, kind: JobType = JobType.ARCHIVE) -> WorkflowHandle[Any, FinishedJob | None]:
+        """As the API does it."""
+        await self.client.start_workflow(
+            f"{kind.value.capitalize()}Job",
+            JobOrder(job_id=job_id, type=kind, timing=self.timing, limits=self.limits),
+            id=names.job_workflow(job_id),
+            task_queue=queues.CONTROL,
+            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
+        return self.job(job_id)
+
+    async def join(self, pid: str, *jobs: str, kind: JobType = JobType.ARCHIVE, windowed: bool = False) -> "Dataset":
+        """Start or join a dataset for jobs of which nothing else is known, as `join_datasets` does it."""
+        workflow_id = names.archive_workflow(pid) if kind is JobType.ARCHIVE else names.retrieve_workflow(pid)
+        for job in jobs:
+            await self.client.start_workflow(
+                "ArchiveDataset" if kind is JobType.ARCHIVE else "RetrieveDataset",
+                DatasetOrder(pid=pid, timing=self.timing, limits=self.limits),
+                id=workflow_id,
+                task_queue=queues.CONTROL,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal="join",
+                start_signal_args=[Subscriber(job_id=job, n=0, windowed=windowed)],
+            )
+        return Dataset(self.client.get_workflow_handle(workflow_id, result_type=DatasetOutcome))
+
+    def job(self, job_id: str) -> WorkflowHandle[Any, FinishedJob | None]:
+        """A job's workflow."""
+        return self.client.get_workflow_handle(names.job_workflow(job_id), result_type=FinishedJob | None)  # pyright: ignore[reportArgumentType]
+
+    def archiving(self, pid: str) -> "Dataset":
+        """The archive of a dataset."""
+        return Dataset(self.client.get_workflow_handle(names.archive_workflow(pid), result_type=DatasetOutcome))
+
+    def retrieving(self, pid: str) -> "Dataset":
+        """The retrieval of a dataset."""
+        return Dataset(self.client.get_workflow_handle(names.retrieve_workflow(pid), result_type=DatasetOutcome))
+
+    async def job_progress(self, job_id: str) -> JobProgress:
+        """Ask a job where it stands."""
+        return await self.job(job_id).query("progress", result_type=JobProgress)
+
+    async def histories(self) -> list[WorkflowHistory]:
+        """Of every run that this server knows."""
+        found: list[WorkflowHistory] = []
+        for workflow_id in self._ids():
+            handle = self.client.get_workflow_handle(workflow_id)
+            try:
+                described = await handle.describe()
+            except RPCError:
+                continue
+            found.append(await self.client.get_workflow_handle(workflow_id, run_id=described.run_id).fetch_history())
+            first = described.raw_description.workflow_execution_info.first_run_id
+            if first and first != described.run_id:
+                found.append(await self.client.get_workflow_handle(workflow_id, run_id=first).fetch_history())
+        return found
+
+    def _ids(self) -> Sequence[str]:
+        jobs = map(names.job_workflow, self.world.catalogue.jobs)
+        pids = list(self.world.held)
+        return [*jobs, *map(names.archive_workflow, pids), *map(names.retrieve_workflow, pids)]
+
+
+@dataclass
+class Dataset:
+    """The workflow of one dataset."""
+
+    handle: WorkflowHandle[Any, DatasetOutcome]
+
+    async def signal(self, name: str, *args: Any) -> None:
+        """Press a button."""
+        await self.handle.signal(name, args=list(args))
+
+    async def cancel(self) -> None:
+        """`temporal workflow cancel`."""
+        await self.handle.cancel()
+
+    async def progress(self) -> DatasetProgress:
+        """Ask where it stands."""
+        return await self.handle.query("progress", result_type=DatasetProgress)
+
+    async def phase(self, *phases: str, within_s: float = 10) -> DatasetProgress:
+        """Wait until it is in one of the phases."""
+        async with asyncio.timeout(within_s):
+            while True:
+                if (found := await self.progress()).phase in phases:
+                    return found
+                await asyncio.sleep(0.02)
+
+    async def ended(self) -> DatasetOutcome:
+        """Wait for its end; a server that skips time does so meanwhile."""
+        return await self.handle.result()
+
+    async def running(self) -> bool:
+        """Whether it has not ended."""
+        return (await self.handle.describe()).status is WorkflowExecutionStatus.RUNNING
+
+
+@asynccontextmanager
+async def on_stage(client: Client, timing: Timing, limits: Limits | None = None) -> AsyncGenerator[Stage]:
+    """A worker on all queues; on leaving, every history is replayed."""
+    world = World(client)
+    stage = Stage(client, world, timing, limits or Limits())
+    complaints = _Complaints()
+    logging.getLogger("temporalio").addHandler(complaints)
+    steps = activities(world)
+    try:
+        async with AsyncExitStack() as workers:
+            for queue in queues.ALL:
+                await workers.enter_async_context(
+                    Worker(
+                        client,
+                        task_queue=queue,
+                        workflows=WORKFLOWS if queue == queues.CONTROL else (),
+                        activities=steps,
+                        interceptors=[Bounding()],
+                        max_heartbeat_throttle_interval=timedelta(milliseconds=20),
+                        default_heartbeat_throttle_interval=timedelta(milliseconds=20),
+                    )
+                )
+            yield stage
+            histories = await stage.histories()
+    finally:
+        logging.getLogger("temporalio").removeHandler(complaints)
+    assert not complaints.said
+    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
+    for history in histories:
+        await replayer.replay_workflow(history)
+
+
+@asynccontextmanager
+async def skipping() -> AsyncGenerator[WorkflowEnvironment]:
+    """A server of its own that skips time while a result is awaited."""
+    program = str(binaries.temporal_test_server())
+    async with await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=program, data_converter=pydantic_data_converter
+    ) as server:
+        await server.client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=server.client.namespace,
+                search_attributes={
+                    key.name: _TYPES.get(key, IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD)
+                    for key in search_attributes.ALL
+                },
+            )
+        )
+        yield server
+
+
+async def dev_server(*arguments: str) -> WorkflowEnvironment:
+    """A real server in memory; stop it with `shutdown`."""
+    return await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType] - typed so by the SDK
+        dev_server_existing_path=str(binaries.temporal()),
+        dev_server_extra_args=list(arguments),
+        data_converter=pydantic_data_converter,
+        search_attributes=search_attributes.ALL,
+    )
