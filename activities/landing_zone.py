@@ -1,7 +1,7 @@
 """Steps on the landing zone: plan what a dataset consists of, and free what is safe."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
@@ -17,9 +17,12 @@ from domain.freeing import Archived, Decision, decide
 from domain.message import Message
 from domain.pid import check_pid
 from domain.planfile import DatasetPlan, Marker
-from domain.planning import NAMED, PackingRules, group, match
+from domain.planning import NAMED, Matched, PackingRules, group, match
 
-_DELETE_BATCH = 1_000
+_DELETE_BATCH = 250
+"""Keys that are decided on and deleted together."""
+
+_DELETES_AT_ONCE = 4
 
 
 class PlanDataset(Message):
@@ -106,22 +109,7 @@ class LandingZoneActivities:
             source_folder=dataset.source_folder,
             open_uploads=[upload.key.removeprefix(prefix) for upload in uploads],
         )
-        existing = (await self._state.index(order.pid)).plans
-        plan = None
-        for smallest_chunk in [*await self._state.chunk_settings(order.pid, existing), order.smallest_chunk]:
-            rules = PackingRules(order.target_bytes, order.target_files, smallest_chunk=smallest_chunk)
-            blocks = await asyncio.to_thread(group, order.pid, matched.members, rules)
-            plan = DatasetPlan(
-                pid=order.pid,
-                blocks=tuple(blocks),
-                smallest_chunk=smallest_chunk,
-                unlisted=matched.unlisted,
-                differing_in_case=matched.differing_in_case,
-                markers=tuple(Marker(m.path, m.etag, m.version_id) for m in matched.folders),
-            )
-            if plan.digest in existing:
-                break
-        assert plan is not None  # noqa: S101 - the loop runs at least once
+        plan = await self._cut(order, matched)
         await self._state.put_plan(plan)
         return PlannedDataset(
             plan_digest=plan.digest,
@@ -130,6 +118,24 @@ class LandingZoneActivities:
             unlisted=plan.unlisted[:NAMED],
             differing_in_case=plan.differing_in_case[:NAMED],
         )
+
+    async def _cut(self, order: PlanDataset, matched: Matched) -> DatasetPlan:
+        """Cut the files into datablocks, as an existing plan did it if there is one for the same files."""
+        existing = (await self._state.index(order.pid)).plans
+        settings = [*await self._state.chunk_settings(order.pid, existing), order.smallest_chunk]
+        for smallest_chunk in settings:
+            rules = PackingRules(order.target_bytes, order.target_files, smallest_chunk=smallest_chunk)
+            plan = DatasetPlan(
+                pid=order.pid,
+                blocks=tuple(await asyncio.to_thread(group, order.pid, matched.members, rules)),
+                smallest_chunk=smallest_chunk,
+                unlisted=matched.unlisted,
+                differing_in_case=matched.differing_in_case,
+                markers=tuple(Marker(m.path, m.etag, m.version_id) for m in matched.folders),
+            )
+            if plan.digest in existing or smallest_chunk == settings[-1]:
+                return plan
+        raise AssertionError("the last setting always gives a plan")
 
     @activity.defn
     async def free_dataset(self, order: FreeDataset) -> Freed:
@@ -144,31 +150,44 @@ class LandingZoneActivities:
             for block in plan.blocks
             for member in block.members
         } | {prefix + marker.path: Archived(0, marker.etag, marker.version_id) for marker in plan.markers}
-        versioned = await self._versioned()
-        freed = 0
-        leftovers: list[str] = []
+        freed = Freed()
+        try:
+            async with asyncio.TaskGroup() as deletes:
+                slots = asyncio.Semaphore(_DELETES_AT_ONCE)
+                async for batch in self._decided(prefix, archived, by_content=order.by_content):
+                    left = tuple(decision.key.removeprefix(prefix) for decision in batch if decision.leftover)
+                    freed = Freed(
+                        bytes=freed.bytes + sum(decision.bytes for decision in batch),
+                        leftovers=(freed.leftovers + left)[:NAMED],
+                        leftover_count=freed.leftover_count + len(left),
+                    )
+                    # Taken here, so that a long listing does not run ahead of what is deleted.
+                    await slots.acquire()
+                    deletes.create_task(self._delete(batch)).add_done_callback(lambda _: slots.release())
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        return freed
+
+    async def _decided(
+        self, prefix: str, archived: Mapping[str, Archived], *, by_content: bool
+    ) -> AsyncIterator[list[Decision]]:
+        """What happens to every key below the prefix, in batches."""
         batch: list[Decision] = []
         async for key, versions in _by_key(self._objects.list_versions(self._bucket, prefix)):
-            decision = decide(key, versions, archived.get(key), by_content=order.by_content)
-            if decision.leftover:
-                leftovers.append(key.removeprefix(prefix))
-            batch.append(decision)
-            if sum(len(d.older) + len(d.last) for d in batch) >= _DELETE_BATCH:
-                freed += await self._delete(batch, versioned)
+            batch.append(decide(key, versions, archived.get(key), by_content=by_content))
+            if len(batch) == _DELETE_BATCH:
+                yield batch
                 batch = []
-        freed += await self._delete(batch, versioned)
-        return Freed(bytes=freed, leftovers=tuple(leftovers[:NAMED]), leftover_count=len(leftovers))
+        yield batch
 
-    async def _delete(self, batch: Iterable[Decision], versioned: bool) -> int:
-        """Delete a batch: all that is older, then the archived versions and the delete markers."""
-        decided = list(batch)
-        if not versioned:
-            await self._delete_unversioned(decided)
-            return sum(decision.bytes for decision in decided)
-        for group_of in ([v for d in decided for v in d.older], [v for d in decided for v in d.last]):
-            if group_of:
-                await self._objects.delete_versions(self._bucket, group_of)
-        return sum(decision.bytes for decision in decided)
+    async def _delete(self, batch: list[Decision]) -> None:
+        """Delete a batch of keys: all that is older, then the archived versions and the delete markers."""
+        if not await self._versioned():
+            await self._delete_unversioned(batch)
+            return
+        for versions in ([v for d in batch for v in d.older], [v for d in batch for v in d.last]):
+            if versions:
+                await self._objects.delete_versions(self._bucket, versions)
 
     async def _delete_unversioned(self, decided: list[Decision]) -> None:
         """Without versions a late PUT could be lost: wait until no URL can be in use, look again, one by one."""

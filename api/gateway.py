@@ -206,7 +206,11 @@ def _without_query(described: WorkflowExecutionDescription) -> dict[str, object]
     running = described.status is WorkflowExecutionStatus.RUNNING
     shown = described.typed_search_attributes.get(search_attributes.PHASE)
     ended = described.status.name.lower() if described.status else "closed"
+    attempts = described.raw_description.pending_workflow_task.attempt
+    silent = f"no worker polls the queue {queues.CONTROL}"
+    if attempts > 1:
+        silent = f"the workflow's own task fails, attempt {attempts}: the log of the control worker says why"
     return {
         "phase": Phase(shown) if shown and running else Phase.DONE if not running else Phase.PLANNING,
-        "note": f"no worker polls the queue {queues.CONTROL}" if running else f"the workflow is {ended}",
+        "note": silent if running else f"the workflow is {ended}",
     }

@@ -48,6 +48,7 @@ class Archived:
 class Decision:
     """What happens to one key: (key, version id) pairs to delete, first `older`, then `last`."""
 
+    key: str
     older: tuple[tuple[str, str], ...] = ()
     last: tuple[tuple[str, str], ...] = ()
     bytes: int = 0
@@ -72,7 +73,7 @@ def decide(key: str, versions: Sequence[Version], archived: Archived | None, *, 
     contents = [v for v in versions if not v.delete_marker]
     markers = [v for v in versions if v.delete_marker]
     if archived is None:
-        return Decision(leftover=bool(contents))
+        return Decision(key, leftover=bool(contents))
     if by_content:
         going = [v for v in contents if (v.size, v.etag) == (archived.size, archived.etag)]
     else:
@@ -80,11 +81,12 @@ def decide(key: str, versions: Sequence[Version], archived: Archived | None, *, 
         going = [] if position is None else contents[position:]
     staying = len(contents) - len(going)
     if not contents:
-        return Decision(last=tuple((key, v.version_id) for v in markers))
+        return Decision(key, last=tuple((key, v.version_id) for v in markers))
     last = [v for v in going if _is(v, archived)] if not by_content else going
     older = [v for v in going if v not in last]
     ending = last + (markers if not staying else [])
     return Decision(
+        key,
         older=tuple((key, v.version_id) for v in older),
         last=tuple((key, v.version_id) for v in ending),
         bytes=sum(v.size for v in last),

@@ -117,7 +117,10 @@ class Settings(BaseSettings):
     lts_endpoint: Endpoint = Field(default="http://127.0.0.1:8020", description="Base URL of the LTS.")
     lts_token: SecretStr = Field(default=NO_SECRET, description="Bearer token for the LTS.")
     lts_chunk_bytes: int = Field(
-        default=16 * MIB, ge=5 * MIB, description="Smallest chunk in bytes; at least 5 MiB, S3's smallest part."
+        default=16 * MIB,
+        ge=5 * MIB,
+        multiple_of=MIB,
+        description="Smallest chunk in bytes, whole MiB; at least 5 MiB, S3's smallest part.",
     )
     lts_poll_s: Seconds = Field(
         default=300, description="Longest time between two looks at a migration or recall, in s."

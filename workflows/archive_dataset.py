@@ -214,7 +214,8 @@ class ArchiveDataset(DatasetWorkflow):
                     break
                 await self._recall(ref, pins)
         finally:
-            await undisturbed(self._release(pins))
+            if pins:
+                await undisturbed(self._release(pins))
         if not found.damage:
             self._block(index, "verified")
         return found.damage

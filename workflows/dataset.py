@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import TimeoutError as ActivityTimeout
 from temporalio.workflow import ActivityConfig
 
 from workflows import search_attributes as attributes
@@ -212,7 +213,7 @@ class DatasetWorkflow:
         if isinstance(error, EndDataset):
             return error
         if is_cancelled_exception(error):
-            return EndDataset(Outcome.CANCELLED, "Cancelled", f"cancelled: {self._cancelled_by or 'by an operator'}")
+            return EndDataset(Outcome.CANCELLED, "Cancelled", self._cancelled_by or "an operator cancelled it")
         raise error
 
     async def _tell_all(self, outcome: DatasetOutcome) -> None:
@@ -419,8 +420,10 @@ class DatasetWorkflow:
 
 
 def _reason(error: ActivityError) -> tuple[str, str, bool]:
-    """(class, sentence, final) of what an activity failed with."""
+    """(class, sentence, final) of what an activity failed with; behind a time-out stands what its last attempt said."""
     cause = error.cause
+    while isinstance(cause, ActivityTimeout) and cause.cause:
+        cause = cause.cause
     if isinstance(cause, ApplicationError):
         return cause.type or "ApplicationError", bounded(cause.message), cause.non_retryable
     return type(cause).__name__, bounded(str(cause or error)), False

@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.joining import BATCH, JoinDatasets, JoiningActivities, WatchDatasets, dataset_workflow
     from activities.reporting import DeliverOutcome, FinishedJob, FinishJob, ReportingActivities
     from domain.bitmap import Bitmap
-    from domain.lifecycle import IDLE, JobStatus, JobType, Phase
+    from domain.lifecycle import IDLE, JobStatus, JobType, Outcome, Phase
     from domain.message import Message
     from domain.orders import JobOrder, Subscriber
     from domain.outcome import DatasetOutcome
@@ -191,6 +191,8 @@ class JobWorkflow:
         self._reporting = True
         # The last job to leave a dataset cancels it.
         await self._tell_datasets("leave", [self._order.job_id])
+        for n in list(self._open):
+            self.dataset_done(n, Outcome.CANCELLED.value)
         return await self._finish(error_class, error)
 
     async def _step(self, method: Callable[[Any, M], Awaitable[T]], argument: M, *, summary: str = "") -> T:

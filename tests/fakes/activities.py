@@ -7,7 +7,7 @@ the state bucket, since joining is what these tests are about.
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -89,9 +89,9 @@ class FakeState:
         """Keep an outcome."""
         self.outcomes_of[job_id, n] = outcome
 
-    async def outcomes(self, job_id: str, count: int) -> list[DatasetOutcome | None]:
-        """All outcomes of a job."""
-        return [self.outcomes_of.get((job_id, n)) for n in range(count)]
+    async def outcomes(self, job_id: str, positions: Iterable[int]) -> list[DatasetOutcome | None]:
+        """Outcomes of a job."""
+        return [self.outcomes_of.get((job_id, n)) for n in positions]
 
 
 @dataclass

@@ -93,19 +93,23 @@ class Stage:
 
     async def join(self, pid: str, *jobs: str, kind: JobType = JobType.ARCHIVE, windowed: bool = False) -> "Dataset":
         """Start or join a dataset for jobs of which nothing else is known, as `join_datasets` does it."""
-        workflow_id = names.archive_workflow(pid) if kind is JobType.ARCHIVE else names.retrieve_workflow(pid)
-        for job in jobs:
+        order = DatasetOrder(pid=pid, timing=self.timing, limits=self.limits)
+        handles = [
             await self.client.start_workflow(
                 "ArchiveDataset" if kind is JobType.ARCHIVE else "RetrieveDataset",
-                DatasetOrder(pid=pid, timing=self.timing, limits=self.limits),
-                id=workflow_id,
+                order,
+                id=names.archive_workflow(pid) if kind is JobType.ARCHIVE else names.retrieve_workflow(pid),
                 task_queue=queues.CONTROL,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 start_signal="join",
                 start_signal_args=[Subscriber(job_id=job, n=0, windowed=windowed)],
+                result_type=DatasetOutcome,
             )
-        return Dataset(self.client.get_workflow_handle(workflow_id, result_type=DatasetOutcome))
+            for job in jobs
+        ]
+        # Only a handle that comes from a start lets time be skipped while its result is awaited.
+        return Dataset(handles[-1])
 
     def job(self, job_id: str) -> WorkflowHandle[Any, FinishedJob | None]:
         """A job's workflow."""

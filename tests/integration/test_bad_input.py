@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from temporalio.service import RPCError
 
 from domain import names
 from domain.lifecycle import JobStatus
@@ -217,6 +218,8 @@ async def test_a_hostile_dataset_id_starts_nothing(lab: Lab, hostile: str, word:
 
     assert (job["jobStatusMessage"], of_dataset(job, pid)["class"]) == (JobStatus.WITH_DATASET_ERRORS, "UnsafePath")
     assert word in of_dataset(job, pid)["message"]
+    with pytest.raises(RPCError, match="not found"):
+        await lab.archiving(pid).describe()
     asked = await lab.api("GET", f"/archiver/datasets/{quote(pid, safe='')}")
     assert (asked.status_code, word in asked.json()["detail"][0]["msg"]) == (422, True)
 

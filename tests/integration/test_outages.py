@@ -161,6 +161,7 @@ async def test_a_job_that_temporal_cannot_take_fails_visibly_and_can_be_posted_a
         ("scicat", "scicat", "register_blocks", "CatalogueUnavailable"),
         ("temporal", "temporal", "", ""),
     ],
+    ids=["minio", "lts", "scicat", "temporal"],
 )
 async def test_an_archive_survives_a_server_killed_in_the_middle(
     lab: Lab, server: str, dependency: str, step: str, error: str

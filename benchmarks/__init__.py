@@ -1,0 +1,1 @@
+"""How fast the service is, beside what one would do by hand with `rclone` and a checksum, in the same run."""

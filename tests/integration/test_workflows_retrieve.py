@@ -1,0 +1,240 @@
+"""The retrieval of one dataset decides: what it recalls, what it gives back, and what it calls retrieved."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from domain.lifecycle import JobType, Outcome, Phase
+from domain.orders import Limits, Timing
+from tests.fakes.stage import QUICK, Dataset, Stage, dev_server, on_stage, skipping
+
+RETRIEVE = JobType.RETRIEVE
+
+
+@pytest.fixture
+async def stage() -> AsyncGenerator[Stage]:
+    async with skipping() as server, on_stage(server.client, QUICK, Limits(blocks=3)) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def real() -> AsyncGenerator[Stage]:
+    """A server that bears a cancel which crosses its activity's end."""
+    async with await dev_server() as server, on_stage(server.client, QUICK, Limits(blocks=3)) as stage:
+        yield stage
+
+
+@pytest.fixture
+async def slow() -> AsyncGenerator[Stage]:
+    """With the times of production, which this server skips."""
+    async with skipping() as server, on_stage(server.client, Timing()) as stage:
+        stage.sleep = server.sleep
+        yield stage
+
+
+async def retrieve(stage: Stage, pid: str = "p") -> Dataset:
+    return await stage.join(pid, "1", kind=RETRIEVE)
+
+
+def status(stage: Stage, pid: str = "p") -> tuple[str, str]:
+    life = stage.world.catalogue.known[pid].lifecycle
+    return life["retrieveStatusMessage"], life.get("retrieveReturnMessage", "")
+
+
+async def test_what_is_missing_is_recalled_at_once_copied_and_released(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=5, delivered={1, 3})
+    outcome = await (await retrieve(stage)).ended()
+    assert (outcome.status, outcome.undelivered) == (Outcome.RETRIEVED, ())
+    assert held.delivered == {0, 1, 2, 3, 4}
+    assert held.pins == {}
+    assert [order.positions for order in stage.world.asked("request_recall")] == [(0, 2, 4)]
+    assert status(stage) == ("datasetRetrieved", "")
+    assert stage.world.highest["copy_block"] <= 3
+
+
+async def test_what_is_there_already_is_not_recalled(stage: Stage) -> None:
+    stage.world.dataset("p", blocks=2, delivered={0, 1})
+    assert (await (await retrieve(stage)).ended()).status is Outcome.RETRIEVED
+    assert stage.world.calls["request_recall"] == 0
+
+
+async def test_a_dataset_that_cannot_be_retrieved_says_why(stage: Stage) -> None:
+    stage.world.dataset("p")
+    stage.world.fail("look_retrieval", "BeingArchived")
+    outcome = await (await retrieve(stage)).ended()
+    assert (outcome.status, outcome.error_class) == (Outcome.DATASET_ERROR, "BeingArchived")
+    assert status(stage) == ("datasetRetrievalFailed", "BeingArchived: look_retrieval fails as told")
+
+
+@pytest.mark.parametrize("step", ["request_recall", "await_recall", "copy_block"])
+async def test_a_cancel_gives_every_pin_back(real: Stage, step: str) -> None:
+    held = real.world.dataset("p", blocks=3, stuck={2})
+    real.world.hold(step, deaf=True)
+    dataset = await retrieve(real)
+    await real.world.reached(step)
+    await dataset.cancel()
+    await dataset.progress()
+    real.world.let_go(step)
+    assert (await dataset.ended()).status is Outcome.CANCELLED
+    assert held.pins == {}
+    assert status(real)[0] == "datasetRetrievalFailed"
+
+
+async def test_a_cancel_while_pins_cannot_be_given_back_neither_hangs_nor_forgets_one(real: Stage) -> None:
+    held = real.world.dataset("p", blocks=3)
+    real.world.fail("release_recall", times=2)
+    real.world.hold("copy_block:1")
+    dataset = await retrieve(real)
+    await real.world.until(lambda: real.world.calls["release_recall"] >= 1)
+    await dataset.cancel()
+    assert (await dataset.ended()).status is Outcome.CANCELLED
+    assert held.pins == {}
+
+
+async def test_a_cancel_during_the_last_word_comes_too_late(stage: Stage) -> None:
+    stage.world.dataset("p")
+    dataset = await retrieve(stage)
+    stage.world.hold("release_recall", deaf=True)
+    await stage.world.reached("release_recall")
+    stage.world.hold("move_retrieve", deaf=True)
+    stage.world.let_go("release_recall")
+    await stage.world.reached("move_retrieve")
+    await dataset.cancel()
+    await dataset.progress()
+    stage.world.let_go("move_retrieve")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+
+
+async def test_an_error_of_the_user_gives_every_pin_back(real: Stage) -> None:
+    held = real.world.dataset("p", blocks=3, stuck={2})
+    real.world.fail("copy_block:1", "Incomplete")
+    outcome = await (await retrieve(real)).ended()
+    assert (outcome.status, outcome.error_class) == (Outcome.DATASET_ERROR, "Incomplete")
+    assert held.pins == {}
+    assert status(real) == ("datasetRetrievalFailed", "Incomplete: copy_block:1 fails as told")
+
+
+async def test_a_parked_retrieval_has_no_pins_and_given_up_leaves_none(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2)
+    stage.world.fail("copy_block:1", "Damaged", final=True)
+    dataset = await retrieve(stage)
+    await dataset.phase(Phase.PARKED)
+    await stage.world.until(lambda: not held.pins)
+    await dataset.signal("give_up")
+    outcome = await dataset.ended()
+    assert (outcome.status, outcome.error_class) == (Outcome.GIVEN_UP, "Damaged")
+    assert held.delivered == {0}
+
+
+async def test_a_paused_retrieval_gives_its_pins_back_and_recalls_what_went_to_tape_meanwhile(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=3)
+    stage.world.hold("copy_block")
+    dataset = await retrieve(stage)
+    await stage.world.reached("copy_block", 3)
+
+    await dataset.signal("pause")
+    await dataset.phase(Phase.PAUSED)
+    await stage.world.until(lambda: not held.pins)
+    held.nearline.add(1)
+    stage.world.let_go("copy_block")
+    await dataset.signal("resume")
+
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+    assert held.delivered == {0, 1, 2}
+    assert held.pins == {}
+    assert [order.positions for order in stage.world.asked("request_recall")] == [(0, 1, 2), (1,)]
+
+
+async def test_blocks_that_do_not_come_within_a_week_leave_the_others_delivered(slow: Stage) -> None:
+    held = slow.world.dataset("p", blocks=4, stuck={1, 2})
+    outcome = await (await retrieve(slow)).ended()
+    assert (outcome.status, outcome.error_class) == (Outcome.PARTIAL, "RecallFailed")
+    assert outcome.undelivered == (1, 2)
+    assert held.delivered == {0, 3}
+    assert held.pins == {}, "what came too late is not kept on disk for us"
+    assert status(slow)[0] == "datasetRetrievalFailed"
+    assert "datablock 2: not recalled before the deadline" in outcome.message
+
+
+async def test_a_retrieval_of_which_nothing_comes_has_failed(slow: Stage) -> None:
+    held = slow.world.dataset("p", blocks=2, stuck={0, 1})
+    assert (await (await retrieve(slow)).ended()).status is Outcome.FAILED
+    assert held.pins == {}
+
+
+async def test_a_recall_that_fails_is_asked_for_again(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2, broken={1: 2})
+    assert (await (await retrieve(stage)).ended()).status is Outcome.RETRIEVED
+    assert stage.world.calls["request_recall"] == 3
+    assert held.pins == {}
+
+
+async def test_a_recall_that_fails_three_times_is_lost_and_the_others_are_delivered(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2, broken={1: 3})
+    outcome = await (await retrieve(stage)).ended()
+    assert (outcome.status, outcome.undelivered) == (Outcome.PARTIAL, (1,))
+    assert "the tape is torn" in outcome.message
+    assert held.pins == {}
+
+
+async def test_a_forgotten_recall_is_asked_for_again(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2, forgotten=1)
+    assert (await (await retrieve(stage)).ended()).status is Outcome.RETRIEVED
+    assert held.pins == {}
+
+
+async def test_recall_ready_looks_at_once_and_disturbs_no_copy(slow: Stage) -> None:
+    slow.timing = Timing(poll_initial_s=3_600, poll_longest_s=3_600)
+    held = slow.world.dataset("p", blocks=2, stuck={1})
+    slow.world.hold("copy_block:0")
+    dataset = await retrieve(slow)
+    await slow.world.reached("copy_block")
+    await slow.world.until(lambda: slow.world.calls["await_recall"] == 2)
+
+    held.stuck.clear()
+    await dataset.signal("recall_ready")
+
+    await slow.world.until(lambda: held.delivered == {1})
+    slow.world.let_go("copy_block:0")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+    assert slow.world.cancelled["copy_block"] == 0
+
+
+async def test_a_delivered_block_does_not_disturb_the_copies_of_others(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=6)
+    stage.world.hold("copy_block:1")
+    dataset = await retrieve(stage)
+    await stage.world.until(lambda: len(held.delivered) == 5)
+    stage.world.let_go("copy_block:1")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+    assert stage.world.cancelled["copy_block"] == 0
+    assert stage.world.calls["copy_block"] == 6
+
+
+async def test_a_job_that_joins_a_cancelled_retrieval_is_taken_along(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2)
+    stage.world.hold("copy_block")
+    stage.world.hold("move_retrieve", deaf=True)
+    dataset = await retrieve(stage)
+    await stage.world.reached("move_retrieve")
+    stage.world.let_go("move_retrieve")
+    await stage.world.reached("copy_block", 2)
+    stage.world.hold("move_retrieve", deaf=True)
+    await dataset.signal("leave", "1")
+    await stage.world.reached("move_retrieve")
+    dataset = await stage.join("p", "2", kind=RETRIEVE)
+    stage.world.let_go("copy_block")
+    stage.world.let_go("move_retrieve")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+    assert held.pins == {}
+    assert stage.world.outcome("2").status is Outcome.RETRIEVED
+    assert ("1", 0) not in stage.world.state.outcomes_of
+
+
+async def test_a_retrieval_of_many_blocks_stays_far_from_the_limit_of_histories(stage: Stage) -> None:
+    blocks = 40
+    stage.world.dataset("p", blocks=blocks)
+    dataset = await retrieve(stage)
+    await dataset.ended()
+    history = await dataset.handle.fetch_history()
+    assert len(history.events) <= 32 * blocks

@@ -1,0 +1,191 @@
+"""What README and docs name exists: links, make targets, commands, settings, modules, tests, Temporal's commands."""
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from cli import ports
+from cli.__main__ import app
+from domain.lifecycle import Outcome, Phase
+from mock_lts.config import Config as LtsConfig
+from settings import Settings
+from workflows import search_attributes
+from workflows.dataset import DatasetWorkflow
+from workflows.job import JobWorkflow
+
+PROJECT = Path(__file__).parents[2]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+
+VARIABLES = {
+    *(name.upper() for name in Settings.model_fields),
+    *(ports.variable(name) for name in ports.Ports.__dataclass_fields__),
+    *(f"MOCK_LTS_{name.upper()}" for name in LtsConfig.model_fields),
+    *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN"),  # cli/binaries.py
+    *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
+    "API_ENDPOINT",  # cli/client.py
+    *("DOWNLOAD_FOLDER", "EXTRACTION_FOLDER"),  # domain/downloadscript.py
+}
+"""What may be set in the environment."""
+
+OTHER_CAPITALS = {"LC_ALL", "MOCK_LTS", "MOCK_SCICAT", "USE_EXISTING"}
+
+BUILT_IN_ATTRIBUTES = {"ExecutionStatus"}
+VISIBLE = {
+    "Phase": set(Phase),
+    "Outcome": set(Outcome),
+    "ExecutionStatus": {"Running", "Completed", "Failed", "Canceled", "Terminated"},
+}
+TEMPORAL_COMMANDS = {"cancel", "count", "describe", "list", "query", "result", "show", "signal"}
+WORKFLOWS = {"job": JobWorkflow, "archive-dataset": DatasetWorkflow, "retrieve-dataset": DatasetWorkflow}
+
+
+def code_of(page: Path) -> str:
+    """All code on a page: fenced shell blocks and words in backticks, a line each."""
+    text = page.read_text()
+    blocks = [block for language, block in FENCE.findall(text) if language == "sh"]
+    return "\n".join([*blocks, *CODE.findall(FENCE.sub("", text))])
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def commands(page: Path, program: str) -> Iterator[list[str]]:
+    """Every call of a program on a page, as a shell would split it."""
+    joined = code_of(page).replace("\\\n", " ")
+    for line in joined.splitlines():
+        for call in re.findall(rf"(?:^|\s|\$\()({program} [^\n)]*)", line):
+            yield shlex.split(call, comments=True)
+
+
+def command_names() -> set[str]:
+    """All sub-commands, those of a group with the group's name before."""
+    found: set[str] = set()
+    for name, command in typer.main.get_group(app).commands.items():
+        inner: dict[str, object] = getattr(command, "commands", {})
+        found |= {f"{name} {sub}" for sub in inner} or {name}
+    return found
+
+
+@each_page
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        path, _, anchor = target.partition("#")
+        if "://" in path:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if anchor:
+            assert anchor in map(slug, re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)), target
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (PROJECT / "docs/README.md").read_text()
+    listed = {(PROJECT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)\)", index)}
+    assert set(PAGES) - listed == {PROJECT / "README.md", PROJECT / "docs/README.md"}
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for words in commands(page, "make") if len(words) > 1}
+    assert named <= targets
+
+
+@each_page
+def test_commands_exist(page: Path) -> None:
+    known = command_names()
+    for words in commands(page, "scopemarchiver"):
+        assert {words[1], " ".join(words[1:3])} & known, words
+
+
+def test_every_command_is_in_the_readme() -> None:
+    named = {" ".join(words) for words in commands(PROJECT / "README.md", "scopemarchiver")}
+    missing = {
+        name for name in command_names() if not any(f"{call} ".startswith(f"scopemarchiver {name} ") for call in named)
+    }
+    assert not missing
+
+
+@each_page
+def test_settings_exist(page: Path) -> None:
+    text = page.read_text().replace("_…", "")
+    named = set(re.findall(r"(?<![\w$])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?!\w)", text))
+    assert named - OTHER_CAPITALS <= VARIABLES
+
+
+@each_page
+def test_modules_and_tests_exist(page: Path) -> None:
+    for path in re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", page.read_text()):
+        assert (PROJECT / path).is_file(), path
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    assert named <= names_of_tests()
+
+
+def names_of_tests() -> set[str]:
+    """Names of all tests."""
+    found: set[str] = set()
+    for file in (PROJECT / "tests").rglob("test_*.py"):
+        found |= set(re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE))
+    return found
+
+
+@each_page
+def test_temporal_commands_can_be_understood(page: Path) -> None:
+    for words in commands(page, "temporal"):
+        if words[1] != "workflow" or len(words) == 3:
+            continue
+        command, options = words[2], words[3:]
+        assert command in TEMPORAL_COMMANDS, words
+        given = {name: value for name, value in zip(options, [*options[1:], ""], strict=True) if name.startswith("--")}
+        if "--query" in given:
+            check_query(given["--query"])
+        if "--workflow-id" in given and "…" not in given["--workflow-id"]:
+            kind = given["--workflow-id"].partition("/")[0]
+            if command in ("query", "signal"):
+                assert has_handler(WORKFLOWS[kind], command, given["--name"]), words
+
+
+def check_query(query: str) -> None:
+    """Every attribute is one of ours or Temporal's, every value one that it takes."""
+    attributes = {key.name for key in search_attributes.ALL} | BUILT_IN_ATTRIBUTES
+    for attribute, value in re.findall(r"(\w+) = [\"']([^\"']+)[\"']", query):
+        assert attribute in attributes, query
+        assert value in VISIBLE.get(attribute, {value}), query
+
+
+def has_handler(workflow: type, kind: str, name: str) -> bool:
+    """Whether the workflow's class has such a signal or query; read from its source, where the decorator stands."""
+    source = Path(str(__import__(workflow.__module__, fromlist=["_"]).__file__)).read_text()
+    [body] = [n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == workflow.__name__]
+    handlers = {
+        method.name
+        for method in body.body
+        if isinstance(method, ast.FunctionDef)
+        and any(ast.unparse(decorator) == f"workflow.{kind}" for decorator in method.decorator_list)
+    }
+    return name in handlers
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    groups: dict[str, list[str | dict[str, str]]] = project["dependency-groups"]
+    wanted: list[str] = [
+        *project["project"]["dependencies"],
+        *project["build-system"]["requires"],
+        *(entry for group in groups.values() for entry in group if isinstance(entry, str)),
+    ]
+    page = (PROJECT / "docs/explanations/decisions/0004-dependencies.md").read_text()
+    missing = [name for entry in wanted if f"`{(name := re.split(r'[<>=]', entry)[0])}`" not in page]
+    assert not missing
