@@ -14,8 +14,12 @@ export UV_PYTHON_DOWNLOADS := never
 # Two processes for two cores. Tests that share a stack carry the mark xdist_group and stay in one of them.
 PYTEST := pytest -n 2 --dist loadgroup
 
+# The peers and the profiler come on top of the environment, when they are wanted.
+BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(origin PYTHON)),,--python $(PYTHON)) python -m benchmarks
+export FULL CASES CASE REPEATS SCALE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long check clean programs
+.PHONY: help demo up down test test-long bench profile check clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +38,12 @@ test: programs ## Run the tests, all but the long ones [TESTS="-k name": some of
 
 test-long: programs ## Run all tests
 	@$(PYTEST) $(TESTS)
+
+bench: programs ## Measure beside rclone and checksums [FULL=1: 60 GB of disk; CASES=a,b; REPEATS=3; SCALE=0.1]
+	@$(BENCHMARKS) run
+
+profile: programs ## Show where the time of one case goes [CASE=archive-tiny; SCALE=0.1]
+	@$(BENCHMARKS) profile
 
 check: $(ENVIRONMENT) ## Check format, lint, types and import contracts
 	@ruff format --check

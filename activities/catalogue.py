@@ -153,10 +153,10 @@ class CatalogueActivities:
             if activity.info().attempt < _JOB_APPEARS_WITHIN:
                 raise CatalogueUnavailable(f"{error}; it may have been created just now") from error
             raise
-        if job.type != order.type:
-            raise UnknownJobType(f"job {order.job_id} is of type {job.type!r} in SciCat, not {order.type.value!r}")
         if finished(job.status):
             return OpenedJob(finished=True, status=job.status, datasets=len(job.datasets))
+        if job.type != order.type:
+            raise UnknownJobType(f"job {order.job_id} is of type {job.type!r} in SciCat, not {order.type.value!r}")
         listed = [{"pid": dataset.pid, "files": list(dataset.files)} for dataset in job.datasets]
         await self._state.put_json(names.job_datasets_key(order.job_id), listed)
         try:

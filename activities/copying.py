@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from activities.progress import Bookmark
 from clients.lts.protocol import LongTermStore
-from clients.s3_bulk import BulkObjects, ObjectChanged
+from clients.s3_bulk import BulkObjects, ObjectChanged, PartRefused
 from domain import names
 from domain.checksum import b64
 from domain.datablock import UNIT_BYTES
@@ -108,7 +108,7 @@ class TarWriter:
         """Write the datablock to its end.
 
         Raises:
-            Stopped: told so by the bookmark, after a last checkpoint.
+            Stopped: told so by the bookmark.
             ChangedWhileArchiving: a planned version is gone.
             DigestMismatch: a member is not what its original datablock announces.
             UploadGone, OffsetMismatch, ChunkRefused: of the store.
@@ -135,7 +135,6 @@ class TarWriter:
         finally:
             for abandoned in reading:
                 self._release(abandoned)
-            self._checkpoint(self._chunks_written)
 
     def _release(self, reading: _Reading) -> None:
         for read in reading.reads:
@@ -325,7 +324,7 @@ def deliver_tar(
 
     Raises:
         Nearline, FileAbsent: of the store.
-        PartRefused: the bytes are not those of the digest.
+        Damaged: the bytes are not those of the digest.
         UploadVanished: the multipart upload is gone.
         Stopped: told so by the bookmark.
     """
@@ -338,8 +337,15 @@ def deliver_tar(
                 store.read_range(path, unit.offset, view)
                 yield view
 
-        size = min(chunk_bytes, tar_bytes - chunk * chunk_bytes)
-        etag = objects.upload_part(bucket, path, upload_id, chunk + 1, size, body(), b64(digests[chunk]))
+        offset = chunk * chunk_bytes
+        size = min(chunk_bytes, tar_bytes - offset)
+        try:
+            etag = objects.upload_part(bucket, path, upload_id, chunk + 1, size, body(), b64(digests[chunk]))
+        except PartRefused:
+            raise Damaged(
+                f"{path}: chunk {chunk} (bytes {offset} to {offset + size}) came back from the LTS otherwise than it "
+                "was archived; it was not delivered"
+            ) from None
         parts.append(Part(chunk + 1, etag, digests[chunk]))
         bookmark.moved(size)
 

@@ -13,6 +13,7 @@ from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread, not_yet
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
 from clients.s3 import ObjectStore
+from clients.s3 import Part as StoredPart
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
 from clients.scicat import Catalogue, Datablock, Dataset
 from clients.state import Retrieved, State, StateIndex
@@ -307,11 +308,7 @@ class RetrievalActivities:
         return CopiedBlock(bytes=size)
 
     async def _deliver(self, archive_id: str, position: int, size: int, chunk_bytes: int, digests: list[bytes]) -> None:
-        open_uploads = await self._objects.open_uploads(self._bucket, archive_id, [archive_id])
-        upload_id = open_uploads[-1].upload_id if open_uploads else None
-        there = await self._objects.list_parts(self._bucket, archive_id, upload_id) if upload_id else None
-        if there is None or upload_id is None:
-            upload_id, there = await self._objects.create_multipart(self._bucket, archive_id), {}
+        upload_id, there = await self._upload(archive_id)
         kept = [
             Part(number, part.etag, digests[number - 1])
             for number, part in there.items()
@@ -321,7 +318,6 @@ class RetrievalActivities:
         missing = [chunk for chunk in range(len(digests)) if chunk + 1 not in held]
         bookmark = Bookmark(position + 1, size)
         bookmark.moved(size - sum(min(chunk_bytes, size - chunk * chunk_bytes) for chunk in missing))
-        target = upload_id
         buffers = Buffers(self._buffers, size)
         sent = await in_thread(
             lambda: deliver_tar(
@@ -333,7 +329,7 @@ class RetrievalActivities:
                 missing=missing,
                 objects=self._bulk,
                 bucket=self._bucket,
-                upload_id=target,
+                upload_id=upload_id,
                 buffers=buffers,
                 bookmark=bookmark,
             ),
@@ -347,6 +343,19 @@ class RetrievalActivities:
             [(part.number, part.etag, b64(part.sha256)) for part in parts],
             b64(composite(digests)),
         )
+
+    async def _upload(self, archive_id: str) -> tuple[str, dict[int, StoredPart]]:
+        """The upload that an earlier attempt left, and its parts, or a new one; those of no use are aborted."""
+        found: tuple[str, dict[int, StoredPart]] | None = None
+        for upload in reversed(await self._objects.open_uploads(self._bucket, archive_id, [archive_id])):
+            if upload.key != archive_id:
+                continue
+            there = None if found else await self._objects.list_parts(self._bucket, archive_id, upload.upload_id)
+            if there is None:
+                await self._objects.abort_multipart(self._bucket, archive_id, upload.upload_id)
+            else:
+                found = upload.upload_id, there
+        return found or (await self._objects.create_multipart(self._bucket, archive_id), {})
 
     @activity.defn
     async def release_recall(self, order: ReleaseRecall) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import Executor
+from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import activity
@@ -25,7 +26,7 @@ from clients.lts.protocol import (
 from clients.s3_bulk import BulkObjects
 from clients.state import State
 from domain import names
-from domain.errors import Damaged, TapeUnavailable
+from domain.errors import Damaged, InfrastructureError, TapeUnavailable
 from domain.manifest import Manifest, dump_manifest, dump_segment
 from domain.message import Message
 from domain.packing import Packer
@@ -186,8 +187,10 @@ class TapeActivities:
         def write() -> None:
             try:
                 writer.run()
-            except Stopped:
-                journal.flush()
+            except (Stopped, InfrastructureError):
+                # Whoever goes on from here need not read again what was digested and acknowledged.
+                with suppress(InfrastructureError):
+                    journal.flush()
                 raise
 
         try:

@@ -1,4 +1,4 @@
-"""Where a case's time goes: a flame graph of every worker, and the timeline of the job's workflows.
+"""Where a case's time goes: flame graphs of the workers, and the timeline of the job's workflows.
 
 py-spy reads the workers' memory from outside; where the kernel allows that only to a process's ancestors
 (`kernel.yama.ptrace_scope` above 0), it has to run as root.
@@ -9,7 +9,7 @@ import contextlib
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,6 +25,10 @@ from benchmarks.traffic import counted
 from cli.stack import WORKERS
 
 _PY_SPY = Path(sys.executable).parent / "py-spy"
+_WAITS = ("_worker (concurrent/futures/thread.py", "EpollSelector.select", "Condition.wait", "Runner.run (asyncio/")
+"""Functions that wait; py-spy takes their threads for busy where it does not halt the process."""
+_WATCHED = (*WORKERS, "lts")
+"""The pretend LTS too, since it shares the machine: its cost is in every time."""
 _RATE_HZ = 200
 _ATTACH_S = 1.5
 _ENOUGH_S = 4.0
@@ -57,12 +61,12 @@ async def profile(case: Case, folder: Path, console: Console) -> None:
                 spent = 0.0
                 while spent < _ENOUGH_S:
                     spent += (await _run(case, site)).seconds
-    for worker in WORKERS:
+    for worker in _WATCHED:
         stacks = FOLDER / f"{case.name}.{worker}.txt"
         if stacks.exists():
             console.print(_heaviest(worker, stacks.read_text()))
             stacks.unlink()
-    console.print(f"Flame graphs: {FOLDER.name}/{case.name}.<worker>.svg", highlight=False)
+    console.print(f"Flame graphs: {FOLDER.name}/{case.name}.<process>.svg", highlight=False)
 
 
 async def _run(case: Case, site: Site) -> Took:
@@ -73,11 +77,11 @@ async def _run(case: Case, site: Site) -> Took:
 
 @asynccontextmanager
 async def _watched(site: Site, form: str, path_of: Callable[[str], Path]) -> AsyncGenerator[None]:
-    """Let py-spy watch all workers during a block."""
+    """Let py-spy watch during a block."""
     FOLDER.mkdir(exist_ok=True)
     recorders: list[asyncio.subprocess.Process] = []
     try:
-        for worker in WORKERS:
+        for worker in _WATCHED:
             command = [
                 *(str(_PY_SPY), "record", "--pid", str(site.stack.pid(worker)), "--output", str(path_of(worker))),
                 *("--format", form, "--rate", str(_RATE_HZ), "--threads", "--nonblocking", "--duration", "unlimited"),
@@ -92,7 +96,7 @@ async def _watched(site: Site, form: str, path_of: Callable[[str], Path]) -> Asy
         for recorder in recorders:
             if recorder.returncode is not None:
                 said = (await recorder.communicate())[1].decode(errors="replace")
-                raise CommandFailed(f"py-spy cannot watch a worker: {said[-300:]}")
+                raise CommandFailed(f"py-spy cannot watch a process: {said[-300:]}")
         yield
     finally:
         for recorder in recorders:
@@ -102,31 +106,26 @@ async def _watched(site: Site, form: str, path_of: Callable[[str], Path]) -> Asy
 
 
 def _heaviest(worker: str, stacks: str) -> Table:
-    """Functions by the share of samples in which they, or what they called, were on a processor."""
+    """Functions by the share of samples in which they, or what they called, were at work or in a socket."""
     own: Counter[str] = Counter()
     total: Counter[str] = Counter()
     samples = 0
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [frame for frame in stack.split(";") if not frame.startswith("thread ")]
-        if not frames:
+        if not frames or frames[-1].startswith(_WAITS):
             continue
         samples += int(count)
         own[frames[-1]] += int(count)
         for frame in set(frames):
             total[frame] += int(count)
-    table = Table(title=f"{worker}: {samples / _RATE_HZ:.2f} s on a processor", title_justify="left")
+    table = Table(title=f"{worker}: {samples / _RATE_HZ:.2f} s of threads at work", title_justify="left")
     for column in ("own %", "with callees %"):
         table.add_column(column, justify="right")
     table.add_column("function")
-    for frame in _ranked(own, total):
+    for frame in sorted(own, key=lambda frame: (own[frame], total[frame]), reverse=True)[:_SHOWN]:
         table.add_row(f"{100 * own[frame] / samples:.1f}", f"{100 * total[frame] / samples:.1f}", frame)
     return table
-
-
-def _ranked(own: Counter[str], total: Counter[str]) -> Sequence[str]:
-    heavy = [frame for frame, _ in own.most_common(_SHOWN)]
-    return sorted(heavy, key=lambda frame: (own[frame], total[frame]), reverse=True)
 
 
 def _calls(calls: dict[str, int]) -> Table:

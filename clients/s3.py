@@ -258,11 +258,13 @@ class ObjectStore:
             return answer["UploadId"]
 
     async def list_parts(self, bucket: str, key: str, upload_id: str) -> dict[int, Part] | None:
-        """Parts by number that the upload has; None if the upload is unknown."""
+        """Parts by number that the upload has; None if it is unknown, or keeps no SHA-256 digests of its parts."""
         with _errors(f"listing the parts of {key!r} in bucket {bucket}"), _unless("NoSuchUpload"):
             parts: dict[int, Part] = {}
             pages = self._s3.get_paginator("list_parts")
             async for page in pages.paginate(Bucket=bucket, Key=key, UploadId=upload_id):
+                if page.get("ChecksumAlgorithm") != "SHA256":
+                    return None
                 for item in page.get("Parts", ()):
                     parts[item.get("PartNumber", 0)] = Part(
                         size=item.get("Size", 0),

@@ -7,8 +7,11 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from domain.errors import ArchiverError
+from domain.errors import ArchiverError, Damaged
 from domain.outcome import bounded
+
+DAMAGED_ATTEMPTS = 3
+"""Attempts after which damaged bytes are not read once more."""
 
 _log = logging.getLogger("activities")
 
@@ -31,4 +34,6 @@ class _Bounded(ActivityInboundInterceptor):
             _log.warning(
                 "%s of %s, attempt %d: %s: %s", info.activity_type, info.workflow_id, info.attempt, name, error
             )
-            raise ApplicationError(bounded(str(error)), type=name) from None
+            # Bytes may be hurt on the way; those that stay damaged are a person's affair, not the next attempt's.
+            final = isinstance(error, Damaged) and info.attempt >= 99
+            raise ApplicationError(bounded(str(error)), type=name, non_retryable=final) from None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
 
 T = TypeVar("T")
 
@@ -67,10 +67,15 @@ async def unless(
     try:
         # It may have finished in spite of the cancel: then its result counts.
         result = running.result()
-    except (ActivityError, asyncio.CancelledError) as error:
+    except asyncio.CancelledError:
+        if cancelled:
+            raise
+        return None
+    except ActivityError as error:
         if cancelled:
             raise asyncio.CancelledError from None
-        if is_cancelled_exception(error):
+        # An attempt that fails after the cancel is not retried, and its own error is told (server 1.32, observed).
+        if is_cancelled_exception(error) or error.retry_state is RetryState.CANCEL_REQUESTED:
             return None
         raise
     if keep:

@@ -27,6 +27,10 @@ M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 
+_CARRIED_TEXT = 200
+"""Characters of a reason that outlive continue-as-new."""
+
+
 class JobState(Message):
     """What a continued run starts from."""
 
@@ -40,7 +44,8 @@ class JobState(Message):
     idle: tuple[int, ...] = ()
     done: Bitmap = Bitmap()
     counts: dict[str, int] = {}
-    parked: tuple[int, ...] = ()
+    parked: dict[int, str] = {}
+    """Position → why; empty where SciCat has been told."""
     paused: bool = False
     told_pause: bool = False
 
@@ -69,9 +74,8 @@ class JobWorkflow:
         self._pids: dict[int, str] = dict(state.open)
         self._restoring: set[int] = set(state.restoring)
         self._idle: set[int] = set(state.idle)
-        self._parked: dict[int, str] = dict.fromkeys(state.parked, "")
-        """Position → why; empty where an earlier run heard and told it."""
-        self._told_parked: set[int] = set(state.parked)
+        self._parked: dict[int, str] = dict(state.parked)
+        self._told_parked: set[int] = {n for n, why in state.parked.items() if not why}
         self._phase = Phase.PLANNING
         self._finished: FinishedJob | None = None
         self._changes = 0
@@ -245,7 +249,7 @@ class JobWorkflow:
             idle=tuple(sorted(self._idle)),
             done=done,
             counts=self._counts,
-            parked=tuple(sorted(self._parked)),
+            parked={n: "" if n in self._told_parked else why[:_CARRIED_TEXT] for n, why in self._parked.items()},
             paused=self._paused,
             told_pause=self._told_pause,
         )
@@ -319,7 +323,6 @@ class JobWorkflow:
             if not self._hearing:
                 break
             n = self._untold()[0]
-            self._told_parked.add(n)
             reporting = self._start(
                 CatalogueActivities.report_job,
                 JobReport(
@@ -329,12 +332,15 @@ class JobWorkflow:
                 ),
             )
             try:
-                await unless(reporting, lambda: not self._hearing)
+                if await unless(reporting, lambda: not self._hearing) is None:
+                    continue
             except ActivityError as error:
                 workflow.logger.warning("job %s: SciCat is not told what waits: %s", self._order.job_id, error.cause)
+            if n in self._parked:
+                self._told_parked.add(n)
 
     def _untold(self) -> list[int]:
-        return [n for n in self._parked if n not in self._told_parked]
+        return [n for n in self._parked if n in self._open and n not in self._told_parked]
 
     async def _tell_datasets(self, signal: str, args: list[str]) -> None:
         order = self._order

@@ -137,6 +137,7 @@ class World:
         self.calls: Counter[str] = Counter()
         self.orders: list[tuple[str, Any]] = []
         self.running: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
         self.cancelled: Counter[str] = Counter()
         self.highest: Counter[str] = Counter()
         """The most calls of a step that ran at a time."""
@@ -240,6 +241,7 @@ class World:
             for name in scripted:
                 await self._pass(name)
             yield
+            self.done.update(scripted)
         except asyncio.CancelledError:
             self.cancelled.update(scripted)
             raise
@@ -480,6 +482,11 @@ def activities(world: World) -> list[Callable[..., Any]]:
             failed = {n: "the tape is torn" for n in asked if held.broken.get(n, 0) > 0}
             for n in failed:
                 held.broken[n] -= 1
+            for recall_id in order.recalls:
+                # What failed is not kept on disk.
+                held.pins[recall_id] -= set(failed)
+                if not held.pins[recall_id]:
+                    del held.pins[recall_id]
             online = tuple(n for n in asked if n not in held.stuck and n not in failed)
             held.nearline -= set(online)
             if not online and not failed:

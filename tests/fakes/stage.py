@@ -17,7 +17,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
@@ -48,6 +48,9 @@ _TYPES = {
     search_attributes.SCICAT_JOB_ID: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
     search_attributes.TOTAL_BYTES: IndexedValueType.INDEXED_VALUE_TYPE_INT,
 }
+
+
+_kept: list[Worker] = []
 
 
 class _Complaints(logging.Handler):
@@ -81,15 +84,15 @@ class Stage:
 
     async def start_job(self, job_id: str, kind: JobType = JobType.ARCHIVE) -> WorkflowHandle[Any, FinishedJob | None]:
         """As the API does it."""
-        await self.client.start_workflow(
+        return await self.client.start_workflow(
             f"{kind.value.capitalize()}Job",
             JobOrder(job_id=job_id, type=kind, timing=self.timing, limits=self.limits),
             id=names.job_workflow(job_id),
             task_queue=queues.CONTROL,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
             id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+            result_type=FinishedJob | None,  # pyright: ignore[reportArgumentType] - types of a union's kind are fine
         )
-        return self.job(job_id)
 
     async def join(self, pid: str, *jobs: str, kind: JobType = JobType.ARCHIVE, windowed: bool = False) -> "Dataset":
         """Start or join a dataset for jobs of which nothing else is known, as `join_datasets` does it."""
@@ -127,20 +130,24 @@ class Stage:
         """Ask a job where it stands."""
         return await self.job(job_id).query("progress", result_type=JobProgress)
 
-    async def histories(self) -> list[WorkflowHistory]:
-        """Of every run that this server knows."""
+    async def histories(self) -> tuple[list[WorkflowHistory], list[str]]:
+        """Of the first and of the last run of every workflow that has ended; and those that had to be terminated."""
         found: list[WorkflowHistory] = []
+        left: list[str] = []
         for workflow_id in self._ids():
             handle = self.client.get_workflow_handle(workflow_id)
             try:
                 described = await handle.describe()
             except RPCError:
                 continue
-            found.append(await self.client.get_workflow_handle(workflow_id, run_id=described.run_id).fetch_history())
-            first = described.raw_description.workflow_execution_info.first_run_id
-            if first and first != described.run_id:
-                found.append(await self.client.get_workflow_handle(workflow_id, run_id=first).fetch_history())
-        return found
+            if described.status is WorkflowExecutionStatus.RUNNING:
+                left.append(workflow_id)
+                await handle.terminate()
+                continue
+            first = described.raw_description.workflow_execution_info.first_run_id or described.run_id
+            for run_id in dict.fromkeys([first, described.run_id]):
+                found.append(await self.client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history())
+        return found, left
 
     def _ids(self) -> Sequence[str]:
         jobs = map(names.job_workflow, self.world.catalogue.jobs)
@@ -168,6 +175,7 @@ class Dataset:
 
     async def phase(self, *phases: str, within_s: float = 10) -> DatasetProgress:
         """Wait until it is in one of the phases."""
+        await self.there()
         async with asyncio.timeout(within_s):
             while True:
                 if (found := await self.progress()).phase in phases:
@@ -176,7 +184,20 @@ class Dataset:
 
     async def ended(self) -> DatasetOutcome:
         """Wait for its end; a server that skips time does so meanwhile."""
+        await self.there()
         return await self.handle.result()
+
+    async def there(self) -> None:
+        """Wait until it was started."""
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await self.handle.describe()
+                    return
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:
+                        raise
+                await asyncio.sleep(0.02)
 
     async def running(self) -> bool:
         """Whether it has not ended."""
@@ -191,25 +212,31 @@ async def on_stage(client: Client, timing: Timing, limits: Limits | None = None)
     complaints = _Complaints()
     logging.getLogger("temporalio").addHandler(complaints)
     steps = activities(world)
+    workers = [
+        Worker(
+            client,
+            task_queue=queue,
+            workflows=WORKFLOWS if queue == queues.CONTROL else (),
+            activities=steps,
+            interceptors=[Bounding()],
+            max_heartbeat_throttle_interval=timedelta(milliseconds=20),
+            default_heartbeat_throttle_interval=timedelta(milliseconds=20),
+        )
+        for queue in queues.ALL
+    ]
     try:
-        async with AsyncExitStack() as workers:
-            for queue in queues.ALL:
-                await workers.enter_async_context(
-                    Worker(
-                        client,
-                        task_queue=queue,
-                        workflows=WORKFLOWS if queue == queues.CONTROL else (),
-                        activities=steps,
-                        interceptors=[Bounding()],
-                        max_heartbeat_throttle_interval=timedelta(milliseconds=20),
-                        default_heartbeat_throttle_interval=timedelta(milliseconds=20),
-                    )
-                )
+        async with AsyncExitStack() as running:
+            for worker in workers:
+                await running.enter_async_context(worker)
             yield stage
-            histories = await stage.histories()
+            histories, left = await stage.histories()
+            if left:
+                # The garbage collector would tear them down in the middle of other tests.
+                _kept.extend(workers)
     finally:
         logging.getLogger("temporalio").removeHandler(complaints)
-    assert not complaints.said
+    assert not left, "a test ends what it has started"
+    assert not complaints.said, complaints.said
     replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
     for history in histories:
         await replayer.replay_workflow(history)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults.conftest import Site
+from tests.faults.site import Site
 from tests.lab import some_bytes
 
 pytestmark = pytest.mark.xdist_group("faults")

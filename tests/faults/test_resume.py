@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tests.faults.conftest import BUFFERS, CHUNK, Blow, Site, is_part, is_read, is_source, is_write, reached
+from tests.faults.site import BUFFERS, CHUNK, Blow, Site, is_part, is_read, is_source, is_write, reached
 from tests.lab import some_bytes
 
 # Restarts take a second or two each; a dead worker is noticed by its silence.
@@ -56,7 +56,7 @@ async def test_a_worker_that_is_told_to_stop_writes_nothing_twice(site: Site, se
 
 @pytest.mark.parametrize("seed", seeds(1, 8))
 async def test_a_killed_worker_loses_a_chunk_and_what_it_had_not_journalled(site: Site, seed: int) -> None:
-    files = files_of(24)
+    files = files_of(22)
     payload = len(files) * FILE
     pid = await site.lab.dataset(files)
     place = random.Random(seed).randrange((JOURNAL_CHUNKS + 1) * CHUNK, payload)  # noqa: S311
@@ -68,6 +68,21 @@ async def test_a_killed_worker_loses_a_chunk_and_what_it_had_not_journalled(site
     assert await site.lab.unpacked(pid) == files
 
 
+@pytest.mark.parametrize("seed", seeds(1, 8))
+async def test_a_worker_that_lives_on_journals_what_it_had_done(site: Site, seed: int) -> None:
+    """The LTS dies, not the worker: like one that is told to stop, it reads little again."""
+    files = files_of(8)
+    payload = len(files) * FILE
+    pid = await site.lab.dataset(files)
+    place = random.Random(seed).randrange(payload * 3 // 4, payload)  # noqa: S311
+    job = await site.strike([Blow("lts", is_write, "in", place)], lambda: site.archive(pid))
+    await site.good(job)
+
+    assert site.lts_written() <= await tar_bytes(site, pid) + CHUNK
+    assert site.source_read(pid) - payload <= FILE + READ_AHEAD
+    assert await site.lab.unpacked(pid) == files
+
+
 @pytest.mark.parametrize("seed", seeds(1, 12))
 async def test_an_archive_outlives_its_servers(site: Site, seed: int) -> None:
     """LTS, MinIO and Temporal die in some order under the same two datablocks."""
@@ -75,23 +90,24 @@ async def test_an_archive_outlives_its_servers(site: Site, seed: int) -> None:
     payload = len(files) * FILE
     pid = await site.lab.dataset(files)
     chance = random.Random(seed)  # noqa: S311
-    blows = [
+    lts, minio, temporal = (
         Blow("lts", is_write, "in", chance.randrange(payload)),
         Blow("minio", is_source, "out", chance.randrange(payload)),
         Blow("temporal", is_write, "in", chance.randrange(payload)),
-    ]
-    job = await site.strike(blows, lambda: site.archive(pid, target_bytes=4 * FILE))
+    )
+    job = await site.strike([lts, minio, temporal], lambda: site.archive(pid, target_bytes=4 * FILE))
     await site.good(job, within_s=90)
 
     tars = await site.lab.on_lts(pid)
     assert len(tars) == 2
-    assert site.lts_written() <= sum(tars.values()) + len(blows) * len(tars) * CHUNK
-    print(seed, site.lts_written() - sum(tars.values()), site.source_read(pid) - payload)
+    assert site.lts_written() <= sum(tars.values()) + 3 * len(tars) * CHUNK
+    # A journal cannot be put while MinIO is dead: all that had been read by then may be read again.
+    assert site.source_read(pid) - payload <= 3 * len(tars) * (FILE + READ_AHEAD) + minio.place
     assert await site.lab.unpacked(pid) == files
 
 
 @pytest.mark.parametrize("seed", seeds(1, 12))
-async def test_a_retrieval_outlives_its_servers_and_its_worker(site: Site, seed: int) -> None:
+async def test_a_retrieval_outlives_its_servers(site: Site, seed: int) -> None:
     files = files_of(8)
     pid = await site.lab.dataset(files)
     await site.good(await site.archive(pid, target_bytes=4 * FILE))
@@ -102,13 +118,12 @@ async def test_a_retrieval_outlives_its_servers_and_its_worker(site: Site, seed:
     blows = [
         Blow("lts", is_read, "out", chance.randrange(total)),
         Blow("minio", is_part, "in", chance.randrange(total)),
-        Blow("worker-retrieval", is_read, "out", chance.randrange(total)),
+        Blow("temporal", is_read, "out", chance.randrange(total)),
     ]
     job = await site.strike(blows, lambda: site.retrieve(pid))
     await site.good(job, within_s=90)
 
     in_hand = len(tars) * BUFFERS * CHUNK
-    print(seed, site.lts_read() - total, site.delivered() - total)
-    assert site.lts_read() <= total + len(blows) * in_hand
-    assert site.delivered() <= total + len(blows) * in_hand
+    assert total <= site.lts_read() <= total + len(blows) * in_hand
+    assert total <= site.delivered() <= total + len(blows) * in_hand
     assert await site.lab.unpacked(pid) == files

@@ -27,7 +27,7 @@ async def real() -> AsyncGenerator[Stage]:
 @pytest.fixture
 async def slow() -> AsyncGenerator[Stage]:
     """With the times of production, which this server skips."""
-    async with skipping() as server, on_stage(server.client, Timing()) as stage:
+    async with skipping() as server, on_stage(server.client, Timing(poll_initial_s=60, poll_longest_s=14_400)) as stage:
         stage.sleep = server.sleep
         yield stage
 
@@ -198,6 +198,23 @@ async def test_recall_ready_looks_at_once_and_disturbs_no_copy(slow: Stage) -> N
     slow.world.let_go("copy_block:0")
     assert (await dataset.ended()).status is Outcome.RETRIEVED
     assert slow.world.cancelled["copy_block"] == 0
+
+
+@pytest.mark.parametrize("button", ["recall_ready", "pause", "retry"])
+async def test_a_poll_that_fails_while_it_is_interrupted_does_not_pass_for_the_deadline(
+    real: Stage, button: str
+) -> None:
+    held = real.world.dataset("p", stuck={0})
+    real.world.hold("await_recall", deaf=True)
+    dataset = await retrieve(real)
+    await real.world.reached("await_recall")
+    await dataset.signal(button)
+    await dataset.progress()
+    real.world.let_go("await_recall")
+    await real.world.until(lambda: real.world.running["await_recall"] == 0)
+    held.stuck.clear()
+    await dataset.signal("resume")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
 
 
 async def test_a_delivered_block_does_not_disturb_the_copies_of_others(stage: Stage) -> None:

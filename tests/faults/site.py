@@ -1,0 +1,137 @@
+"""A stack seen through proxies: every byte is counted, and a process can be killed at any of them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from api.orders import job_order
+from domain import names
+from domain.lifecycle import JobType
+from domain.orders import DatasetOrder, JobOrder
+from tests.fakes.proxy import CountingProxy, Direction, Hold
+from tests.lab import Lab, eventually
+from workflows import queues
+
+CHUNK = 5 * 2**20
+BUFFERS = 3
+"""Units that one copy has in its hands: one being sent, two being read."""
+
+HEARTBEAT_S = 4.0
+"""A dead worker is noticed after this time; shorter than the service's, for patience's sake."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A lab, and the lines to its stores."""
+
+    lab: Lab
+    s3: CountingProxy
+    lts: CountingProxy
+
+    # Jobs whose datasets were started before them, with a packing and a timing of the test's own.
+
+    async def archive(self, pid: str, *, target_bytes: int = 10**12, target_files: int = 20_000) -> str:
+        """Submit an archive job; by default all files go into one datablock."""
+        order = job_order(self.lab.stack.settings, "", JobType.ARCHIVE)
+        packing = order.packing.model_copy(update={"target_bytes": target_bytes, "target_files": target_files})
+        await self._begin(
+            "ArchiveDataset", names.archive_workflow(pid), order.model_copy(update={"packing": packing}), pid
+        )
+        return await self.lab.archive(pid)
+
+    async def retrieve(self, pid: str) -> str:
+        """Submit a retrieve job."""
+        order = job_order(self.lab.stack.settings, "", JobType.RETRIEVE)
+        await self._begin("RetrieveDataset", names.retrieve_workflow(pid), order, pid)
+        return await self.lab.retrieve(pid)
+
+    async def _begin(self, kind: str, workflow_id: str, order: JobOrder, pid: str) -> None:
+        timing = order.timing.model_copy(update={"heartbeat_s": HEARTBEAT_S})
+        await self.lab.temporal.start_workflow(
+            kind,
+            DatasetOrder(pid=pid, timing=timing, packing=order.packing, limits=order.limits),
+            id=workflow_id,
+            task_queue=queues.CONTROL,
+        )
+
+    async def good(self, job_id: str, *, within_s: float = 60) -> None:
+        """Wait until the job has ended well."""
+        job = await self.lab.ended(job_id, within_s=within_s)
+        assert job["jobStatusMessage"] == "finishedSuccessful", job["jobResultObject"]
+
+    # What went over the lines since the test began.
+
+    def source_read(self, pid: str) -> int:
+        """Bytes of the dataset's files that left the landing zone."""
+        return self.s3.bytes_of(lambda request: is_source(request) and names.raw_prefix(pid) in request, "out")
+
+    def lts_written(self) -> int:
+        """Bytes that were sent to the LTS, taken or not."""
+        return self.lts.bytes_of(is_write, "in")
+
+    def lts_read(self) -> int:
+        """Bytes of files that left the LTS."""
+        return self.lts.bytes_of(is_read, "out")
+
+    def delivered(self) -> int:
+        """Bytes of parts that were sent to the retrieval bucket."""
+        return self.s3.bytes_of(is_part, "in")
+
+    async def strike(self, blows: Sequence["Blow"], begin: Callable[[], Awaitable[str]]) -> str:
+        """Kill each process at its byte of the work that `begin` starts, and start it again; return the job's id."""
+        with ExitStack() as stack:
+            waiting = {
+                stack.enter_context(self._line(blow).hold(blow.about, blow.direction, blow.place, cut=True)): blow
+                for blow in blows
+            }
+            job = await begin()
+            while waiting:
+                hold = await reached(*waiting)
+                victim = waiting.pop(hold).victim
+                await self.lab.stack.kill(victim)
+                hold.let_go()
+                await self.lab.stack.restart(victim)
+        return job
+
+    def _line(self, blow: "Blow") -> CountingProxy:
+        return self.s3 if blow.about in (is_source, is_part) else self.lts
+
+    def forget(self) -> None:
+        """Count from zero."""
+        self.s3.forget()
+        self.lts.forget()
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Which process dies, and when: after so many bytes of these bodies."""
+
+    victim: str
+    about: Callable[[str], bool]
+    direction: Direction
+    place: int
+
+
+def is_source(request: str) -> bool:
+    return request.startswith("GET /landingzone/")
+
+
+def is_write(request: str) -> bool:
+    return request.startswith("PATCH /uploads/")
+
+
+def is_read(request: str) -> bool:
+    return request.startswith("GET /files/")
+
+
+def is_part(request: str) -> bool:
+    return request.startswith("PUT /retrieval/") and "partNumber=" in request
+
+
+async def reached(*holds: Hold, within_s: float = 30) -> Hold:
+    """Wait until a line is held, and say which."""
+
+    async def there() -> Hold | None:
+        return next((hold for hold in holds if hold.reached.is_set()), None)
+
+    return await eventually(there, within_s=within_s, every_s=0.005)
