@@ -89,7 +89,7 @@ class Archive(Case):
                 target = site.rclone.at(bucket, raw_key(self._pid, file.path))
                 await site.rclone.stream(noise(file.size, seed), file.size, target)
         else:
-            await site.rclone.copy(site.work / "files", site.raw(self._pid), "--transfers", "16")
+            await site.rclone.place(site.work / "files", site.raw(self._pid))
 
     async def beside(self, site: Site) -> peers.Times:
         """Copy the very same objects to disk and digest them."""
@@ -114,7 +114,7 @@ class Retrieve(Case):
         folder = site.work / "files"
         await asyncio.to_thread(write, folder, self.files)
         self._pid = await site.register(self.files)
-        await site.rclone.copy(folder, site.raw(self._pid))
+        await site.rclone.place(folder, site.raw(self._pid))
         await site.run("archive", self._pid)
 
     async def before(self, site: Site) -> None:

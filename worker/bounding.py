@@ -35,5 +35,5 @@ class _Bounded(ActivityInboundInterceptor):
                 "%s of %s, attempt %d: %s: %s", info.activity_type, info.workflow_id, info.attempt, name, error
             )
             # Bytes may be hurt on the way; those that stay damaged are a person's affair, not the next attempt's.
-            final = isinstance(error, Damaged) and info.attempt >= 99
+            final = isinstance(error, Damaged) and info.attempt >= DAMAGED_ATTEMPTS
             raise ApplicationError(bounded(str(error)), type=name, non_retryable=final) from None
