@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 from activities.progress import Bookmark
 from clients.lts.protocol import LongTermStore
@@ -23,8 +24,11 @@ from domain.errors import ChangedWhileArchiving, Damaged
 from domain.manifest import Manifest, ManifestMember
 from domain.packing import Packer, Unit, units
 
-USEFUL_BUFFERS = 3
-"""One being digested and sent, two being filled; or three ranges read at a time. More gains nothing."""
+USEFUL_BUFFERS = 4
+"""One being sent, one being digested, two being filled. More gains nothing."""
+
+RANGES = 3
+"""Ranges of one datablock that are read from the LTS at a time. More gains nothing."""
 
 
 def buffers_per_copy(budget_bytes: int, copies: int) -> int:
@@ -67,6 +71,13 @@ class _Reading:
     reads: list[Future[None]]
 
 
+@dataclass(slots=True)
+class _Sending:
+    reading: _Reading
+    digest: bytes
+    write: Future[None] | None = None
+
+
 class TarWriter:
     """Writes one datablock: reads ahead, digests in order, sends, and reports finished chunks."""
 
@@ -102,7 +113,6 @@ class TarWriter:
         self._upload_id, self._acknowledged, self._readers = upload_id, acknowledged, readers
         self._bookmark, self._checkpoint = bookmark, checkpoint
         self._buffers = buffers
-        self._chunks_written = len(packer.chunks)
 
     def run(self) -> None:
         """Write the datablock to its end.
@@ -118,43 +128,63 @@ class TarWriter:
         self._bookmark.moved(self._packer.resume_offset)
         coming = units(layout.tar_bytes, layout.chunk_bytes, len(self._packer.chunks))
         reading: deque[_Reading] = deque()
-        try:
-            while True:
-                while len(reading) < self._buffers.count and (unit := next(coming, None)):
-                    reading.append(self._read(unit))
-                if not reading:
-                    return
-                current = reading.popleft()
-                try:
-                    for read in current.reads:
+        sending: _Sending | None = None
+        with ThreadPoolExecutor(1, thread_name_prefix="lts-write") as sender:
+            try:
+                while True:
+                    free = self._buffers.count - len(reading) - bool(sending)
+                    reading.extend(self._read(unit) for unit in islice(coming, free))
+                    if not reading:
+                        if sending is None:
+                            return
+                        done, sending = sending, None
+                        self._sent(done)
+                        continue
+                    for read in reading[0].reads:
                         read.result()
-                    self._send(current)
-                finally:
-                    self._release(current)
-                self._bookmark.moved(current.unit.length)
-        finally:
-            for abandoned in reading:
-                self._release(abandoned)
+                    current = reading.popleft()
+                    # Digested while its predecessor is on its way; written in order, one after another.
+                    view = memoryview(current.buffer)[: current.unit.length]
+                    following = _Sending(current, self._packer.seal(current.unit, view))
+                    if sending:
+                        done, sending = sending, following
+                        self._sent(done)
+                    sending = following
+                    sending.write = sender.submit(self._send, sending)
+            finally:
+                for abandoned in reading:
+                    self._release(abandoned)
+                if sending:
+                    self._release(sending.reading, sending.write)
 
-    def _release(self, reading: _Reading) -> None:
+    def _sent(self, sending: _Sending) -> None:
+        """Wait until a unit is acknowledged, give its buffer back, and count it."""
+        try:
+            if sending.write:
+                sending.write.result()
+        finally:
+            self._release(sending.reading, sending.write)
+        unit = sending.reading.unit
+        if unit.last_of_chunk:
+            self._checkpoint(unit.chunk + 1)
+        self._bookmark.moved(unit.length)
+
+    def _release(self, reading: _Reading, write: Future[None] | None = None) -> None:
         for read in reading.reads:
             read.cancel()
-        wait(reading.reads)
+        wait([*reading.reads, *([write] if write else [])])
         self._buffers.give(reading.buffer)
 
-    def _send(self, current: _Reading) -> None:
-        unit = current.unit
-        view = memoryview(current.buffer)[: unit.length]
-        digest = self._packer.seal(unit, view)
+    def _send(self, sending: _Sending) -> None:
+        unit, digest = sending.reading.unit, sending.digest
+        view = memoryview(sending.reading.buffer)[: unit.length]
         known = self._acknowledged - unit.offset
-        if known < unit.length:
-            if known > 0:
-                view = view[known:]
-                digest = hashlib.sha256(view).digest()
-            self._store.write(self._upload_id, unit.offset + max(known, 0), view, digest)
-        if unit.last_of_chunk:
-            self._chunks_written = len(self._packer.chunks)
-            self._checkpoint(self._chunks_written)
+        if known >= unit.length:
+            return
+        if known > 0:
+            view = view[known:]
+            digest = hashlib.sha256(view).digest()
+        self._store.write(self._upload_id, unit.offset + max(known, 0), view, digest)
 
     def _read(self, unit: Unit) -> _Reading:
         """Start reading every member's run of a unit into one buffer."""
@@ -430,7 +460,7 @@ def _side_by_side(
                     failed.set()
                     raise
 
-    count = min(buffers.count, len(chunks))
+    count = min(buffers.count, RANGES, len(chunks))
     if not count:
         return
     with ThreadPoolExecutor(count, thread_name_prefix="lts-read") as pool:

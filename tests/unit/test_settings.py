@@ -102,7 +102,7 @@ def test_decimal_sizes() -> None:
     ("toml", "sentence"),
     [
         ("S3_ENPOINT = 'x'", "S3_ENPOINT is not the name of a setting."),
-        ("LTS_CHUNK_BYTES = 1024", "LTS_CHUNK_BYTES should be greater than or equal to 5242880."),
+        ("LTS_CHUNK_BYTES = 1_048_576", "LTS_CHUNK_BYTES should be greater than or equal to 5242880."),
         ("S3_ENDPOINT = 'ftp://x'", "S3_ENDPOINT must be host[:port] or an http(s) URL without query."),
         ("LTS_DRIVER = 'pigeon'", "LTS_DRIVER should be 'http'."),
         ("UVICORN_PORT = 'many'", "UVICORN_PORT should be a valid integer, unable to parse string as an integer."),
