@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from activities.copying import USEFUL_BUFFERS
 from api.orders import job_order
 from domain import names
 from domain.lifecycle import JobType
@@ -13,8 +14,8 @@ from tests.lab import Lab, eventually
 from workflows import queues
 
 CHUNK = 5 * 2**20
-BUFFERS = 3
-"""Units that one copy has in its hands: one being sent, two being read."""
+BUFFERS = USEFUL_BUFFERS
+"""Units that one copy has in its hands."""
 
 HEARTBEAT_S = 4.0
 """A dead worker is noticed after this time; shorter than the service's, for patience's sake."""

@@ -90,7 +90,8 @@ async def test_two_workers_on_one_datablock_do_no_harm(site: Site) -> None:
     try:
         async with second_worker(lab):
             with site.lts.hold(is_write, "in", 3 * CHUNK) as second:
-                await reached(second)
+                # Its silence is noticed after a few seconds, once for each task that it was handed meanwhile.
+                await reached(second, within_s=90)
                 lab.stack.signal("worker-archival", signal.SIGCONT)
             await site.good(job)
     finally:
