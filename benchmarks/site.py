@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from temporalio.client import Client
 
+from benchmarks import memory
 from benchmarks.history import Event, bulk_span_s, read_events
 from benchmarks.material import File
 from benchmarks.proc import Processor
@@ -189,5 +190,6 @@ async def opened(folder: Path) -> AsyncGenerator[Site]:
 
 
 async def settle() -> None:
-    """Let the disk take what is still in memory, so that nobody pays for the writes of the run before."""
+    """Let the disk take what is still in memory, and fill the memory, so that nobody pays for the run before."""
     await asyncio.to_thread(os.sync)
+    await asyncio.to_thread(memory.fill)
