@@ -8,15 +8,17 @@ import hashlib
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 from activities.progress import Bookmark
+from activities.reading import RangeReader
 from clients.lts.protocol import LongTermStore
-from clients.s3_bulk import BulkObjects, ObjectChanged, PartRefused
+from clients.s3_bulk import BulkObjects, PartRefused
+from clients.s3_wire import ObjectChanged, Range
 from domain import names
 from domain.checksum import b64
 from domain.datablock import UNIT_BYTES
@@ -85,13 +87,11 @@ class TarWriter:
         self,
         packer: Packer,
         *,
-        objects: BulkObjects,
-        bucket: str,
+        source: RangeReader,
         store: LongTermStore,
         upload_id: str,
         acknowledged: int,
         buffers: Buffers,
-        readers: Executor,
         bookmark: Bookmark,
         checkpoint: Callable[[int], None],
     ) -> None:
@@ -99,18 +99,16 @@ class TarWriter:
 
         Args:
             packer: where the digests stand, from the journal.
-            objects: the landing zone's bulk reader.
-            bucket: the landing zone.
+            source: the landing zone.
             store: the LTS.
             upload_id: the opened upload.
             buffers: as many units are read ahead as there are buffers left over from the one being sent.
             acknowledged: bytes that stand on the LTS already; read again for their digests, not sent again.
-            readers: threads that read members side by side.
             bookmark: counts bytes and says when to stop.
             checkpoint: called with the number of leading chunks that are digested and acknowledged.
         """
-        self._packer, self._objects, self._bucket, self._store = packer, objects, bucket, store
-        self._upload_id, self._acknowledged, self._readers = upload_id, acknowledged, readers
+        self._packer, self._source, self._store = packer, source, store
+        self._upload_id, self._acknowledged = upload_id, acknowledged
         self._bookmark, self._checkpoint = bookmark, checkpoint
         self._buffers = buffers
 
@@ -140,8 +138,7 @@ class TarWriter:
                         done, sending = sending, None
                         self._sent(done)
                         continue
-                    for read in reading[0].reads:
-                        read.result()
+                    self._demand(reading[0].reads)
                     current = reading.popleft()
                     # Digested while its predecessor is on its way; written in order, one after another.
                     view = memoryview(current.buffer)[: current.unit.length]
@@ -190,24 +187,28 @@ class TarWriter:
         """Start reading every member's run of a unit into one buffer."""
         buffer = self._buffers.take()
         view = memoryview(buffer)
-        reads = [
-            self._readers.submit(self._fetch, piece.member, piece.start, view[begin : begin + piece.length])
-            for piece in self._packer.layout.reads(unit.offset, unit.length)
+        layout = self._packer.layout
+        reads = self._source.start(
+            self._range(piece.member, piece.start, view[begin : begin + piece.length])
+            for piece in layout.reads(unit.offset, unit.length)
             for begin in (piece.offset - unit.offset,)
-        ]
+        )
         return _Reading(unit, buffer, reads)
 
-    def _fetch(self, index: int, start: int, into: memoryview) -> None:
+    def _range(self, index: int, start: int, into: memoryview) -> Range:
         plan = self._packer.layout.plan
         member = plan.members[index]
-        key = names.raw_key(plan.pid, member.path)
+        return Range(names.raw_key(plan.pid, member.path), member.version_id, member.etag, start, into)
+
+    def _demand(self, reads: Iterable[Future[None]]) -> None:
+        """Wait until these reads have ended well."""
         try:
-            self._objects.read_range(
-                self._bucket, key, version_id=member.version_id, etag=member.etag, offset=start, into=into
-            )
-        except ObjectChanged:
+            for read in reads:
+                read.result()
+        except ObjectChanged as changed:
+            path = changed.key.removeprefix(names.raw_prefix(self._packer.layout.plan.pid))
             raise ChangedWhileArchiving(
-                f"{member.path!r} was changed or deleted while it was archived; the planned version is gone. "
+                f"{path!r} was changed or deleted while it was archived; the planned version is gone. "
                 "Nothing was freed; submit the archive job again"
             ) from None
 
@@ -218,7 +219,7 @@ class TarWriter:
             view = memoryview(buffer)
             for start in range(0, length, UNIT_BYTES):
                 run = view[: min(UNIT_BYTES, length - start)]
-                self._fetch(index, start, run)
+                self._demand(self._source.start([self._range(index, start, run)]))
                 self._packer.absorb(run)
                 self._bookmark.check()
 

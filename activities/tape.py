@@ -11,6 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.copying import Buffers, TarWriter, verify_tar
 from activities.progress import Bookmark, Stopped, in_thread, not_yet
+from activities.reading import RangeReader
 from clients.lts.protocol import (
     ChunkRefused,
     FileAbsent,
@@ -24,6 +25,7 @@ from clients.lts.protocol import (
     WriteOnce,
 )
 from clients.s3_bulk import BulkObjects
+from clients.s3_small import SmallObjects
 from clients.state import State
 from domain import names
 from domain.errors import Damaged, InfrastructureError, TapeUnavailable
@@ -122,19 +124,20 @@ class RemoveFiles(Message):
 
 
 class TapeActivities:
-    """Holds the LTS, the landing zone's bulk reader and the state bucket."""
+    """Holds the LTS, the landing zone's bulk readers and the state bucket."""
 
     def __init__(
         self,
         *,
         store: LongTermStore,
         objects: BulkObjects,
+        small: SmallObjects,
         landing_bucket: str,
         state: State,
         readers: Executor,
         buffers: int,
     ) -> None:
-        self._store, self._objects, self._bucket = store, objects, landing_bucket
+        self._store, self._objects, self._small, self._bucket = store, objects, small, landing_bucket
         self._state, self._readers, self._buffers = state, readers, buffers
 
     @activity.defn
@@ -173,13 +176,17 @@ class TapeActivities:
         journal = _JournalKeeper(self._state, order, packer, asyncio.get_running_loop())
         writer = TarWriter(
             packer,
-            objects=self._objects,
-            bucket=self._bucket,
+            source=RangeReader(
+                self._bucket,
+                large=self._objects,
+                small=self._small,
+                threads=self._readers,
+                loop=asyncio.get_running_loop(),
+            ),
             store=self._store,
             upload_id=order.upload_id,
             acknowledged=acknowledged,
             buffers=Buffers(self._buffers, layout.tar_bytes),
-            readers=self._readers,
             bookmark=bookmark,
             checkpoint=journal.checkpoint,
         )

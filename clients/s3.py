@@ -19,7 +19,8 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from clients.s3_bulk import MISCONFIGURED, PartRefused, UploadVanished
+from clients.s3_bulk import PartRefused, UploadVanished
+from clients.s3_wire import MISCONFIGURED
 from domain.errors import InfrastructureError, Misconfigured, ObjectStoreUnavailable
 
 if TYPE_CHECKING:

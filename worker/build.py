@@ -22,6 +22,7 @@ from activities.tape import TapeActivities
 from clients.lts.http import HttpLongTermStore
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects
+from clients.s3_small import SmallObjects
 from clients.scicat import Catalogue
 from clients.state import State
 from domain.errors import InfrastructureError
@@ -35,7 +36,7 @@ from workflows.retrieve_job import RetrieveJob
 _log = logging.getLogger("worker")
 
 READERS = 16
-"""Threads that read members from the landing zone; more is slower for small ones (performance.md)."""
+"""Threads that read large members from the landing zone."""
 
 WORKFLOWS: tuple[type, ...] = (ArchiveJob, RetrieveJob, ArchiveDataset, RetrieveDataset)
 
@@ -73,27 +74,24 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
         jobs_api_prefix=settings.scicat_jobs_api_prefix,
         ca_file=settings.ca_file,
     )
-    bulk = BulkObjects(
-        endpoint=settings.s3_endpoint,
-        access_key=access,
-        secret_key=secret,
-        region=settings.s3_region,
-        ca_file=settings.ca_file,
-    )
+    s3: dict[str, Any] = {
+        "endpoint": settings.s3_endpoint,
+        "access_key": access,
+        "secret_key": secret,
+        "region": settings.s3_region,
+        "ca_file": settings.ca_file,
+    }
+    bulk = BulkObjects(**s3)
     with ThreadPoolExecutor(READERS, thread_name_prefix="landing-zone") as readers:
-        async with ObjectStore.connect(
-            endpoint=settings.s3_endpoint,
-            external_endpoint=settings.s3_external_endpoint,
-            access_key=access,
-            secret_key=secret,
-            region=settings.s3_region,
-            ca_file=settings.ca_file,
-        ) as objects:
+        async with (
+            ObjectStore.connect(external_endpoint=settings.s3_external_endpoint, **s3) as objects,
+            SmallObjects.connect(**s3) as small,
+        ):
             state = State(objects, settings.s3_state_bucket)
             try:
                 await _check_versioning(objects, settings)
                 yield _work(
-                    settings, client, store, catalogue, bulk, objects, state, readers, _buffers(settings, names)
+                    settings, client, store, catalogue, bulk, small, objects, state, readers, _buffers(settings, names)
                 )
             finally:
                 bulk.close()
@@ -133,6 +131,7 @@ def _work(
     store: HttpLongTermStore,
     catalogue: Catalogue,
     bulk: BulkObjects,
+    small: SmallObjects,
     objects: ObjectStore,
     state: State,
     readers: ThreadPoolExecutor,
@@ -150,6 +149,7 @@ def _work(
     tape = TapeActivities(
         store=store,
         objects=bulk,
+        small=small,
         landing_bucket=settings.s3_landingzone_bucket,
         state=state,
         readers=readers,

@@ -5,7 +5,8 @@ import base64
 import hashlib
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,9 @@ import httpx
 import pytest
 
 from clients.s3 import ObjectStore, ObjectVersion
-from clients.s3_bulk import BulkObjects, ObjectChanged, PartRefused, UploadVanished
+from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
+from clients.s3_small import SmallObjects
+from clients.s3_wire import ObjectChanged, Range
 from domain.errors import Misconfigured, ObjectStoreUnavailable
 from tests.contracts.conftest import ACCESS_KEY, REGION, SECRET_KEY, minio_process
 from tests.fakes.processes import ServerProcess
@@ -39,6 +42,46 @@ AWKWARD = [
 ]
 
 
+class Readers:
+    """Reads a range in both ways that there are and demands the same of them."""
+
+    def __init__(self, url: str, small: SmallObjects, **options: Any) -> None:
+        self.small = small
+        self.bulk = BulkObjects(endpoint=url, **options)
+
+    async def read(self, bucket: str, version: ObjectVersion, offset: int, size: int) -> bytes:
+        """The bytes."""
+        return await self.get(bucket, version.key, version.version_id, version.etag, offset, size)
+
+    async def get(self, bucket: str, key: str, version_id: str | None, etag: str, offset: int, size: int) -> bytes:
+        """The bytes, or what both say."""
+        buffers = bytearray(size), bytearray(size)
+        ranges = [Range(key, version_id, etag, offset, memoryview(buffer)) for buffer in buffers]
+        said = await asyncio.gather(
+            asyncio.to_thread(self.bulk.read_range, bucket, ranges[0]),
+            self.small.read(bucket, [ranges[1]]),
+            return_exceptions=True,
+        )
+        first, second = said
+        assert type(first) is type(second), said
+        if isinstance(first, BaseException):
+            raise first
+        assert buffers[0] == buffers[1]
+        return bytes(buffers[0])
+
+
+def range_of(version: ObjectVersion, size: int) -> Range:
+    return Range(version.key, version.version_id, version.etag, 0, memoryview(bytearray(size)))
+
+
+@asynccontextmanager
+async def readers_of(url: str, **options: Any) -> AsyncGenerator[Readers]:
+    async with SmallObjects.connect(endpoint=url, **options) as small:
+        readers = Readers(url, small, **options)
+        yield readers
+        readers.bulk.close()
+
+
 @pytest.fixture
 async def store(minio_server: ServerProcess) -> AsyncIterator[ObjectStore]:
     async with ObjectStore.connect(endpoint=minio_server.url, **CREDENTIALS) as store:
@@ -50,6 +93,12 @@ def bulk(minio_server: ServerProcess) -> Iterator[BulkObjects]:
     bulk = BulkObjects(endpoint=minio_server.url, **CREDENTIALS)
     yield bulk
     bulk.close()
+
+
+@pytest.fixture
+async def readers(minio_server: ServerProcess) -> AsyncIterator[Readers]:
+    async with readers_of(minio_server.url, **CREDENTIALS) as readers:
+        yield readers
 
 
 @pytest.fixture
@@ -76,14 +125,6 @@ def b64(data: bytes) -> str:
 
 def composite(*parts: bytes) -> str:
     return b64(b"".join(hashlib.sha256(part).digest() for part in parts))
-
-
-def read(bulk: BulkObjects, bucket: str, version: ObjectVersion, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
-    bulk.read_range(
-        bucket, version.key, version_id=version.version_id, etag=version.etag, offset=offset, into=memoryview(buffer)
-    )
-    return bytes(buffer)
 
 
 def send(bulk: BulkObjects, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> tuple[int, str, str]:
@@ -113,12 +154,12 @@ async def test_put_only_if_absent_leaves_what_is_there(store: ObjectStore, bucke
 
 
 @pytest.mark.parametrize("key", AWKWARD)
-async def test_awkward_keys(store: ObjectStore, bulk: BulkObjects, versioned: str, key: str) -> None:
+async def test_awkward_keys(store: ObjectStore, readers: Readers, versioned: str, key: str) -> None:
     await store.put(versioned, key, b"0123456789")
     [listed] = [item async for item in store.list_objects(versioned, key)]
     [version] = await versions(store, versioned, key)
     assert (listed.key, listed.size) == (version.key, version.size) == (key, 10)
-    assert await asyncio.to_thread(read, bulk, versioned, version, 3, 4) == b"3456"
+    assert await readers.read(versioned, version, 3, 4) == b"3456"
     await store.delete_versions(versioned, [(key, version.version_id)])
     assert await versions(store, versioned) == []
 
@@ -181,24 +222,23 @@ async def test_deleting_twice_is_fine(store: ObjectStore, bucket: str, versioned
 # --- ranged reads -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_range_is_read_of_the_pinned_version(store: ObjectStore, bulk: BulkObjects, versioned: str) -> None:
+async def test_a_range_is_read_of_the_pinned_version(store: ObjectStore, readers: Readers, versioned: str) -> None:
     data = bytes(range(256)) * 4096
     await store.put(versioned, "a", data)
     [pinned] = await versions(store, versioned)
     await store.put(versioned, "a", b"newer")
-    assert read(bulk, versioned, pinned, 0, MIB // 2) == data[: MIB // 2]
-    assert read(bulk, versioned, pinned, MIB // 2, MIB // 2) == data[MIB // 2 :]
-    assert read(bulk, versioned, pinned, 7, 0) == b""
+    assert await readers.read(versioned, pinned, 0, MIB // 2) == data[: MIB // 2]
+    assert await readers.read(versioned, pinned, MIB // 2, MIB // 2) == data[MIB // 2 :]
+    assert await readers.read(versioned, pinned, 7, 0) == b""
 
 
 async def test_another_object_than_the_pinned_one_is_told(
-    store: ObjectStore, bulk: BulkObjects, bucket: str, versioned: str
+    store: ObjectStore, readers: Readers, bucket: str, versioned: str
 ) -> None:
     await store.put(bucket, "a", b"before")
     before = await store.head(bucket, "a")
     assert before is not None
-    view = memoryview(bytearray(6))
-    bulk.read_range(bucket, "a", version_id=None, etag=before.etag, offset=0, into=view)
+    assert await readers.get(bucket, "a", None, before.etag, 0, 6) == b"before"
     await store.put(bucket, "a", b"after!")
     cases = [
         (bucket, "a", None, before.etag, 0),
@@ -214,7 +254,7 @@ async def test_another_object_than_the_pinned_one_is_told(
     cases.append((versioned, "short", short.version_id, short.etag, 3))
     for where, key, version_id, etag, offset in cases:
         with pytest.raises(ObjectChanged) as caught:
-            bulk.read_range(where, key, version_id=version_id, etag=etag, offset=offset, into=view)
+            await readers.get(where, key, version_id, etag, offset, 6)
         assert caught.value.key == key
 
 
@@ -332,7 +372,7 @@ async def test_a_link_is_for_the_users_side_of_the_network(store: ObjectStore, b
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_missing_bucket_is_ours_to_mend(store: ObjectStore, bulk: BulkObjects) -> None:
+async def test_a_missing_bucket_is_ours_to_mend(store: ObjectStore, readers: Readers) -> None:
     with pytest.raises(Misconfigured):
         await store.put("no-such-bucket", "a", b"")
     with pytest.raises(Misconfigured):
@@ -344,7 +384,7 @@ async def test_a_missing_bucket_is_ours_to_mend(store: ObjectStore, bulk: BulkOb
     with pytest.raises(Misconfigured):
         await store.delete_objects("no-such-bucket", ["a"])
     with pytest.raises(Misconfigured):
-        bulk.read_range("no-such-bucket", "a", version_id=None, etag="x", offset=0, into=memoryview(bytearray(1)))
+        await readers.get("no-such-bucket", "a", None, "x", 0, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"access_key": "nobody"}, {"secret_key": "wrong-secret"}])
@@ -356,35 +396,35 @@ async def test_refused_credentials_are_ours_to_mend(
             with pytest.raises(Misconfigured) as caught:
                 await call
             assert "secret" not in str(caught.value)
-    bulk = BulkObjects(endpoint=minio_server.url, **{**CREDENTIALS, **wrong})
-    with pytest.raises(Misconfigured) as caught:
-        bulk.read_range(bucket, "a", version_id=None, etag="x", offset=0, into=memoryview(bytearray(1)))
-    bulk.close()
+    async with readers_of(minio_server.url, **{**CREDENTIALS, **wrong}) as readers:
+        with pytest.raises(Misconfigured) as caught:
+            await readers.get(bucket, "a", None, "x", 0, 1)
     assert "secret" not in str(caught.value)
 
 
 async def test_a_server_that_is_down_may_come_back(own_minio: ServerProcess) -> None:
-    bulk = BulkObjects(endpoint=own_minio.url, **CREDENTIALS)
-    async with ObjectStore.connect(endpoint=own_minio.url, **CREDENTIALS) as store:
+    async with (
+        ObjectStore.connect(endpoint=own_minio.url, **CREDENTIALS) as store,
+        readers_of(own_minio.url, **CREDENTIALS) as readers,
+    ):
         await store.ensure_bucket("bucket", versioned=True)
         await store.put("bucket", "a", b"x")
         [version] = await versions(store, "bucket")
         upload_id = await store.create_multipart("bucket", "b")
-        assert read(bulk, "bucket", version, 0, 1) == b"x"
+        assert await readers.read("bucket", version, 0, 1) == b"x"
         own_minio.stop(kill=True)
         with pytest.raises(ObjectStoreUnavailable):
             await store.get("bucket", "a")
         with pytest.raises(ObjectStoreUnavailable):
-            read(bulk, "bucket", version, 0, 1)
+            await readers.read("bucket", version, 0, 1)
         own_minio.start()
         # Nothing has to be opened anew; connections that died meanwhile are noticed.
         assert await store.get("bucket", "a") == b"x"
-        assert read(bulk, "bucket", version, 0, 1) == b"x"
-        send(bulk, "bucket", "b", upload_id, 1, b"x")
+        assert await readers.read("bucket", version, 0, 1) == b"x"
+        send(readers.bulk, "bucket", "b", upload_id, 1, b"x")
         own_minio.stop(kill=True)
         own_minio.start()
-        send(bulk, "bucket", "b", upload_id, 1, b"x")
-    bulk.close()
+        send(readers.bulk, "bucket", "b", upload_id, 1, b"x")
 
 
 @pytest.fixture
@@ -411,18 +451,24 @@ def tls_minio(tmp_path: Path) -> Iterator[tuple[ServerProcess, Path]]:
 async def test_tls_with_a_certificate_of_ones_own(tls_minio: tuple[ServerProcess, Path]) -> None:
     server, certificate = tls_minio
     data = b"z" * PART
-    bulk = BulkObjects(endpoint=server.url, ca_file=certificate, **CREDENTIALS)
-    async with ObjectStore.connect(endpoint=server.url, ca_file=certificate, **CREDENTIALS) as store:
+    trusting: dict[str, Any] = {**CREDENTIALS, "ca_file": certificate}
+    async with (
+        ObjectStore.connect(endpoint=server.url, **trusting) as store,
+        readers_of(server.url, **trusting) as readers,
+    ):
         await store.ensure_bucket("bucket", versioned=True)
         upload_id = await store.create_multipart("bucket", "a")
-        sent = send(bulk, "bucket", "a", upload_id, 1, data)
+        sent = send(readers.bulk, "bucket", "a", upload_id, 1, data)
         await store.complete_multipart("bucket", "a", upload_id, [sent], composite(data))
         [version] = await versions(store, "bucket")
-        assert read(bulk, "bucket", version, 0, PART) == data
-    bulk.close()
-    distrustful = BulkObjects(endpoint=server.url, **CREDENTIALS)
-    with pytest.raises(ObjectStoreUnavailable, match="certificate"):
-        read(distrustful, "bucket", version, 0, 1)
+        assert await readers.read("bucket", version, 0, PART) == data
+    async with readers_of(server.url, **CREDENTIALS) as distrustful:
+        for reading in (
+            asyncio.to_thread(distrustful.bulk.read_range, "bucket", range_of(version, 1)),
+            distrustful.small.read("bucket", [range_of(version, 1)]),
+        ):
+            with pytest.raises(ObjectStoreUnavailable, match="certificate"):
+                await reading
     async with ObjectStore.connect(endpoint=server.url, **CREDENTIALS) as store:
         with pytest.raises(ObjectStoreUnavailable):
             await store.get("bucket", "a")
