@@ -25,6 +25,7 @@ from mock_lts.gate import Connections, Gate
 from mock_lts.keeper import Clock, Keeper
 from mock_lts.page import page
 from mock_lts.problems import ConnectionCut, Problem
+from mock_lts.put import Put
 from mock_lts.tape_rest import TapeRest
 from mock_lts.tus import Tus
 from mock_lts.uploads import Uploads
@@ -79,6 +80,7 @@ def create_app(config: Config, *, clock: Clock = time.time, connections: Connect
         routes=[
             *Tus(config, uploads).routes(),
             *Files(config, keeper, counters, connections, threads).routes(),
+            *Put(uploads).routes(),
             *WebDav(keeper).routes(),
             *TapeRest(config, keeper).routes(),
             *Admin(config, keeper, uploads, counters).routes(),

@@ -1,4 +1,4 @@
-"""The read side: `GET`, `HEAD` and `DELETE` of `/files/<path>`, with single ranges and entity tags (RFC 9110)."""
+"""The read side: `GET`, `HEAD` and `DELETE` of `/files/<path>`, with single ranges and preconditions (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from mock_lts.conditions import Conditions, etag
 from mock_lts.config import Config
 from mock_lts.counters import Counters
 from mock_lts.gate import Connections
@@ -63,12 +64,14 @@ class Files:
         path = file_path(request)
         with self._keeper.acting() as library:
             file = self._known(path)
+            conditions = Conditions.of(request.headers)
+            conditions.demand(file)
             headers = _headers(file)
-            if not _matches(request.headers.get("if-match", "*"), file.id):
-                raise Problem(412, "the file is another one now")
-            if _matches(request.headers.get("if-none-match", ""), file.id):
-                return Response(status_code=304, headers={"ETag": headers["ETag"]})
-            start, end, status = _range(request, file.size, headers)
+            if conditions.fresh(file):
+                return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Last-Modified")})
+            # RFC 9110, 14.2: only GET has ranges.
+            wanted = request.headers.get("range", "") if request.method == "GET" else ""
+            start, end, status = _range(wanted if conditions.range_applies(file) else "", file.size, headers)
             if request.method == "HEAD":
                 return Response(status_code=status, headers=headers)
             if not file.on_disk:
@@ -85,6 +88,9 @@ class Files:
         path = file_path(request)
         with self._keeper.acting() as library:
             file = self._known(path)
+            conditions = Conditions.of(request.headers)
+            conditions.demand(file)
+            conditions.demand_absent(file)
             if self._keeper.worm:
                 raise Problem(403, "this store is write-once")
             library.delete(file)
@@ -155,7 +161,7 @@ async def _disconnected(receive: Receive) -> None:
 
 def _headers(file: StoredFile) -> dict[str, str]:
     headers = {
-        "ETag": f'"{file.id}"',
+        "ETag": etag(file),
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
         "Last-Modified": formatdate(file.created_at, usegmt=True),
@@ -165,19 +171,11 @@ def _headers(file: StoredFile) -> dict[str, str]:
     return headers
 
 
-def _matches(wanted: str, file_id: str) -> bool:
-    tags = [tag.strip().removeprefix("W/").strip('"') for tag in wanted.split(",")]
-    return "*" in tags or file_id in tags
-
-
-def _range(request: Request, size: int, headers: dict[str, str]) -> tuple[int, int, int]:
+def _range(wanted: str, size: int, headers: dict[str, str]) -> tuple[int, int, int]:
     """(first byte, byte after the last, status); sets the headers that go with it. Odd ranges are ignored."""
-    wanted = request.headers.get("range", "")
-    valid = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", wanted.replace(" ", ""))
-    if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
-        valid = None
+    valid = re.fullmatch(r"bytes=(\d{0,99})-(\d{0,99})", wanted.replace(" ", ""), re.IGNORECASE | re.ASCII)
     start, end, status = 0, size, 200
-    if valid is not None and valid[0] != "bytes=-":
+    if valid is not None and valid[1] + valid[2]:
         first, last = valid[1], valid[2]
         if first and last and int(last) < int(first):
             first = last = ""

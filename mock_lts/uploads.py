@@ -2,6 +2,8 @@
 
 open → finishing → done (the file is published; the record stays a while for a client that lost the last answer)
   ↘ gone (terminated, expired or refused at the end)
+
+An upload by tus is in the database and survives us; one by PUT cannot be resumed and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -10,15 +12,16 @@ import asyncio
 import errno
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Final
 
 from starlette.types import Receive
 
+from mock_lts.conditions import Conditions
 from mock_lts.config import Config
 from mock_lts.counters import Counters
-from mock_lts.intake import Intake
+from mock_lts.intake import Hash, Intake
 from mock_lts.keeper import Keeper
 from mock_lts.model import StoredFile
 from mock_lts.problems import ConnectionCut, Problem
@@ -31,18 +34,38 @@ IDLE_LIMIT_S = 60.0
 """A body that brings nothing for this long is given up, so that a dead client cannot hold an upload."""
 CHECKPOINT_BYTES = 16 << 20
 """An unchecked body is acknowledged to the database this often, so that a long one survives a crash of ours."""
+GROWTH_BYTES = 64 << 20
+"""Cache space is held in steps of this for a body that does not say how long it is."""
 ALGORITHMS: Final[dict[str, Callable[[], Sha]]] = {"sha256": hashlib.sha256, "sha1": lambda: hashlib.sha1()}  # noqa: S324 - tus demands sha1
 
 
 class Upload:
-    """One upload; `lock` is held by whoever moves its offset."""
+    """One upload; `lock` is held by whoever moves its offset.
 
-    def __init__(self, row: UploadRow, whole: Sha | None) -> None:
+    Attributes:
+        durable: It is in the database.
+        growing: Its length is not known yet; `row.length` is the cache space held so far.
+        replaced: Publishing it has replaced a file.
+    """
+
+    def __init__(
+        self,
+        row: UploadRow,
+        *,
+        whole: Sha | None = None,
+        durable: bool = True,
+        growing: bool = False,
+        conditions: Conditions | None = None,
+    ) -> None:
         self.row = row
         self.lock = asyncio.Lock()
         self.finishing = False
         self.whole = whole
         self.sha256: str | None = None
+        self.durable = durable
+        self.growing = growing
+        self.conditions = conditions
+        self.replaced = False
 
 
 class Uploads:
@@ -53,7 +76,7 @@ class Uploads:
         self._keeper = keeper
         self._counters = counters
         self._threads = threads
-        self._uploads = {row.id: Upload(row, None) for row in keeper.store.uploads()}
+        self._uploads = {row.id: Upload(row) for row in keeper.store.uploads()}
 
     def recover(self) -> None:
         """After a start: reserve what open uploads need, publish those whose last byte was in, sweep the rest away."""
@@ -87,22 +110,74 @@ class Uploads:
         Raises:
             Problem: 409 the path cannot be written, 413 larger than the store can ever take, 507 no room now.
         """
+        upload = Upload(self._row(path, length, None), whole=hashlib.sha256() if self._config.repr_digest else None)
+        self._uploads[upload.row.id] = upload
+        self._keeper.store.put_upload(upload.row)
+        return upload
+
+    async def put(
+        self, path: str, length: int | None, receive: Receive, sha256: bytes | None, conditions: Conditions
+    ) -> tuple[str, bool]:
+        """Take a whole file in one body and publish it, or leave no trace of it.
+
+        Args:
+            path: Where it is to appear.
+            length: None when only the body's end tells.
+            receive: ASGI.
+            sha256: What the body must have.
+            conditions: Asked before the body and again before publishing.
+
+        Returns:
+            The file's id, and whether it replaced another.
+
+        Raises:
+            Problem: As `create`, and 400 broken or another digest, 408 idle, 412 conditions, 507 disk full.
+            ConnectionCut: A fault wants the connection dropped.
+        """
+        row = self._row(path, length or 0, conditions)
+        upload = Upload(row, durable=False, growing=length is None, conditions=conditions)
+        self._uploads[row.id] = upload
+        summed = hashlib.sha256() if sha256 is not None or self._config.repr_digest else None
+        try:
+            async with upload.lock:
+                hashes = [] if summed is None else [summed]
+                row.offset, refusal = await self._ingest(upload, receive, hashes, checkpoints=False)
+                if refusal is not None:
+                    raise refusal
+                if length not in (None, row.offset):
+                    raise Problem(400, f"the body has {row.offset} bytes and not {length}")
+                if summed is not None:
+                    if sha256 not in (None, summed.digest()):
+                        raise Problem(400, "the body does not have the digest that the request promised")
+                    upload.sha256 = summed.hexdigest()
+                self._demand_open(upload)
+                with self._keeper.acting() as library:
+                    library.unreserve(row.length - row.offset)
+                    row.length = row.offset
+                await self.finish(upload)
+                self._counters.of(path).kept += row.length
+        except BaseException:
+            self._drop(upload)
+            raise
+        finally:
+            del self._uploads[row.id]
+        return row.id, upload.replaced
+
+    def _row(self, path: str, length: int, conditions: Conditions | None) -> UploadRow:
+        """A new upload's record, with its empty blob and its cache space."""
         if length > self._config.max_upload_bytes:
             raise Problem(413, f"larger than {self._config.max_upload_bytes} bytes")
         self.demand_space()
         if self._keeper.faults.tapes_full():
             raise Problem(507, "the tapes are full")
         with self._keeper.acting() as library:
-            self._demand_writable(path)
+            self._demand_writable(path, conditions)
             if not library.reserve(length):
                 raise Problem(507, f"the cache has no room for {length} bytes", {"Retry-After": "60"})
         now = self._keeper.clock()
         row = UploadRow(uuid.uuid4().hex, path, length, 0, now, now + self._config.upload_expiry_s, "open")
         self._keeper.vault.create(row.id)
-        self._keeper.store.put_upload(row)
-        upload = Upload(row, hashlib.sha256() if self._config.repr_digest else None)
-        self._uploads[row.id] = upload
-        return upload
+        return row
 
     def demand_space(self) -> None:
         """Refuse bytes while a fault says that the cache is full.
@@ -155,31 +230,18 @@ class Uploads:
         summed = ALGORITHMS[checksum[0]]() if checksum else None
         whole = None if upload.whole is None else upload.whole.copy()
         hashes = [digest for digest in (summed, whole) if digest is not None]
-        refusal: Exception | None = None
-        async with Intake(self._keeper.vault.cached(row.id), start, hashes, self._threads) as intake:
-            try:
-                await self._receive(upload, receive, intake, checkpoints=checksum is None)
-            except (Problem, ConnectionCut) as error:
-                refusal = error
-            except TimeoutError:
-                refusal = Problem(408, f"no data for {IDLE_LIMIT_S:.0f} s", {"Connection": "close"})
-            except OSError as error:
-                raise _disk_problem(error) from error
-            try:
-                await intake.finish()
-            except OSError as error:
-                raise _disk_problem(error) from error
+        written, refusal = await self._ingest(upload, receive, hashes, checkpoints=checksum is None)
         self._demand_open(upload)
         if summed is not None and checksum is not None:
             if refusal is not None:
                 raise refusal
             if summed.digest() != checksum[1]:
                 raise Problem(460, "the body does not have the checksum that Upload-Checksum promised")
-            if checksum[0] == "sha256" and start == 0 and intake.written == row.length:
+            if checksum[0] == "sha256" and start == 0 and written == row.length:
                 upload.sha256 = checksum[1].hex()
         upload.whole = whole
-        row.offset = start + intake.written
-        self._counters.of(row.path).kept += intake.written
+        row.offset = start + written
+        self._counters.of(row.path).kept += written
         self._acknowledge(upload)
         if row.offset == row.length:
             await self.finish(upload)
@@ -200,6 +262,26 @@ class Uploads:
             await loop.run_in_executor(self._threads, self._keeper.store.sync)
         finally:
             upload.finishing = False
+
+    async def _ingest(
+        self, upload: Upload, receive: Receive, hashes: Sequence[Hash], *, checkpoints: bool
+    ) -> tuple[int, Exception | None]:
+        """Write a body at the upload's offset; how many bytes of it are in the blob, and why it has no more."""
+        refusal: Exception | None = None
+        async with Intake(self._keeper.vault.cached(upload.row.id), upload.row.offset, hashes, self._threads) as intake:
+            try:
+                await self._receive(upload, receive, intake, checkpoints=checkpoints)
+            except (Problem, ConnectionCut) as error:
+                refusal = error
+            except TimeoutError:
+                refusal = Problem(408, f"no data for {IDLE_LIMIT_S:.0f} s", {"Connection": "close"})
+            except OSError as error:
+                raise _disk_problem(error) from error
+            try:
+                await intake.finish()
+            except OSError as error:
+                raise _disk_problem(error) from error
+        return intake.written, refusal
 
     async def _receive(self, upload: Upload, receive: Receive, intake: Intake, *, checkpoints: bool) -> None:
         row = upload.row
@@ -222,7 +304,7 @@ class Uploads:
                 received += len(piece)
                 counted.received += len(piece)
                 if received > room:
-                    raise Problem(413, "the body reaches beyond Upload-Length")
+                    room = self._more_room(upload, received)
                 if piece:
                     await intake.feed(piece)
                 if cut:
@@ -235,13 +317,28 @@ class Uploads:
                     row.offset = start + intake.written
                     self._acknowledge(upload)
 
+    def _more_room(self, upload: Upload, received: int) -> int:
+        """The room for a body that has outgrown what was held for it."""
+        row, largest = upload.row, self._config.max_upload_bytes
+        if not upload.growing:
+            raise Problem(413, "the body is longer than was said")
+        if received > largest:
+            raise Problem(413, f"larger than {largest} bytes")
+        with self._keeper.acting() as library:
+            for wanted in (min(received + GROWTH_BYTES, largest), received):
+                if library.reserve(wanted - row.length):
+                    row.length = wanted
+                    return wanted
+        raise Problem(507, f"the cache has no room for {received} bytes", {"Retry-After": "60"})
+
     def _publish(self, upload: Upload) -> None:
         row = upload.row
         now = self._keeper.clock()
         sha256 = upload.sha256 if upload.whole is None else upload.whole.hexdigest()
         try:
             with self._keeper.acting() as library:
-                self._demand_writable(row.path)
+                self._demand_writable(row.path, upload.conditions)
+                upload.replaced = row.path in library.by_path
                 # In this order: a recall that waits for room must not take what the file needs.
                 library.add(StoredFile(row.id, row.path, row.length, now, now, sha256=sha256))
                 library.unreserve(row.length)
@@ -250,8 +347,11 @@ class Uploads:
             raise
         self._set_phase(upload, "done")
 
-    def _demand_writable(self, path: str) -> None:
+    def _demand_writable(self, path: str, conditions: Conditions | None) -> None:
         library = self._keeper.library
+        if conditions is not None:
+            conditions.demand(library.by_path.get(path))
+            conditions.demand_absent(library.by_path.get(path))
         if self._keeper.worm and path in library.by_path:
             raise Problem(409, "a file of this name exists, and this store is write-once")
         if (other := library.blocked_by(path)) is not None:
@@ -279,7 +379,8 @@ class Uploads:
 
     def _set_phase(self, upload: Upload, phase: str) -> None:
         upload.row.phase = phase
-        self._keeper.store.put_upload(upload.row)
+        if upload.durable:
+            self._keeper.store.put_upload(upload.row)
 
     def _all(self, phase: str) -> list[Upload]:
         return [upload for upload in self._uploads.values() if upload.row.phase == phase]
