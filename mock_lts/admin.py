@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mock_lts.body import parsed
 from mock_lts.config import Config
 from mock_lts.counters import Counters
-from mock_lts.faults import FAULT, CorruptAtRest, DriveOffline, Fault, LoseFile, TapeOffline
+from mock_lts.faults import (
+    FAULT,
+    CorruptAtRest,
+    DriveOffline,
+    Fault,
+    ForgetRequests,
+    LoseFile,
+    RecallStuck,
+    TapeOffline,
+)
 from mock_lts.keeper import Keeper
 from mock_lts.model import Drive, Phase, StoredFile
 from mock_lts.problems import Problem
@@ -23,15 +33,16 @@ MAX_LISTED = 500
 """Files, pins, uploads and queued paths shown at once: the page asks every second."""
 
 
-Body = TypeVar("Body", bound=BaseModel)
-
-
 class _Evict(BaseModel):
     path: str | None = None
 
 
 class _Worm(BaseModel):
     on: bool = True
+
+
+_EVICT = TypeAdapter(_Evict)
+_WORM = TypeAdapter(_Worm)
 
 
 class Admin:
@@ -97,8 +108,8 @@ class Admin:
                     for name, queue in library.queues.items()
                 },
                 "migration_queue": {
-                    "files": len(library.unmigrated),
-                    "bytes": sum(file.size for file in library.unmigrated.values()),
+                    "files": len(library.unmigrated()),
+                    "bytes": sum(file.size for file in library.unmigrated()),
                 },
                 "files_total": len(library.files),
                 "files": [self._file(file) for file in files[-MAX_LISTED:]],
@@ -156,37 +167,50 @@ class Admin:
         return JSONResponse(self._active())
 
     async def _inject(self, request: Request) -> Response:
-        try:
-            fault = FAULT.validate_json(await request.body())
-        except ValidationError as error:
-            raise Problem(400, "; ".join(f"{e['loc']}: {e['msg']}" for e in error.errors()[:5])) from error
-        await self._apply(fault)
-        if not isinstance(fault, LoseFile | CorruptAtRest):
-            self._keeper.faults.add(fault)
-        with self._keeper.acting():
-            pass
-        return JSONResponse(fault.model_dump(mode="json", exclude_none=True), 201)
+        fault = await parsed(request, FAULT)
+        library = self._keeper.library
+        if isinstance(fault, DriveOffline) and fault.drive >= len(library.drives):
+            raise Problem(404, "no such drive")
+        if isinstance(fault, TapeOffline) and fault.tape not in library.tapes:
+            raise Problem(404, "no such tape")
+        match fault:
+            case LoseFile():
+                with self._keeper.acting():
+                    library.lose(self._file_at(fault.path))
+            case CorruptAtRest():
+                await self._corrupt(fault)
+            case ForgetRequests():
+                with self._keeper.acting():
+                    self._forget(fault.request_id)
+            case _:
+                with self._keeper.acting():
+                    self._keeper.faults.add(fault)
+                    self._keeper.take_offline()
+        return JSONResponse(_shown(fault), 201)
 
     async def _lift_all(self, _: Request) -> Response:
-        for fault in list(self._keeper.faults.active):
-            self._lift_one(fault.id)
+        for fault in self._keeper.faults.active:
+            self._lift_one(fault)
         with self._keeper.acting() as library:
             library.faults_lifted()  # also what a used-up fault had left stuck
         return Response(status_code=204)
 
     async def _lift(self, request: Request) -> Response:
-        if not self._lift_one(request.path_params["fault_id"]):
+        wanted = request.path_params["fault_id"]
+        fault = next((fault for fault in self._keeper.faults.active if fault.id == wanted), None)
+        if fault is None:
             raise Problem(404, "no such fault")
+        self._lift_one(fault)
         return Response(status_code=204)
 
     async def _migrate(self, _: Request) -> Response:
         with self._keeper.acting() as library:
-            waiting = len(library.unmigrated)
+            waiting = len(library.unmigrated())
             library.flush()
         return JSONResponse({"files": waiting}, 202)
 
     async def _evict(self, request: Request) -> Response:
-        body = await _body(request, _Evict)
+        body = await parsed(request, _EVICT)
         with self._keeper.acting() as library:
             if body.path is not None:
                 evicted = [body.path] if library.evict(self._file_at(body.path)) else []
@@ -195,25 +219,9 @@ class Admin:
         return JSONResponse({"evicted": evicted})
 
     async def _worm(self, request: Request) -> Response:
-        body = await _body(request, _Worm)
+        body = await parsed(request, _WORM)
         self._keeper.set_worm(on=body.on)
         return JSONResponse({"worm": self._keeper.worm})
-
-    async def _apply(self, fault: Fault) -> None:
-        """What a fault does at the moment it is injected."""
-        with self._keeper.acting() as library:
-            if isinstance(fault, DriveOffline):
-                if fault.drive >= len(library.drives):
-                    raise Problem(404, "no such drive")
-                library.set_drive_offline(fault.drive, offline=True)
-            elif isinstance(fault, TapeOffline):
-                if fault.tape not in library.tapes:
-                    raise Problem(404, "no such tape")
-                library.set_tape_offline(fault.tape, offline=True)
-            elif isinstance(fault, LoseFile):
-                library.lose(self._file_at(fault.path))
-        if isinstance(fault, CorruptAtRest):
-            await self._corrupt(fault)
 
     async def _corrupt(self, fault: CorruptAtRest) -> None:
         file, vault = self._file_at(fault.path), self._keeper.vault
@@ -224,19 +232,19 @@ class Admin:
         if file.volume is not None and fault.where != "disk":
             await asyncio.to_thread(vault.flip, vault.on_tape(file.id, file.volume), fault.offset)
 
-    def _lift_one(self, fault_id: int) -> bool:
-        faults = self._keeper.faults
-        fault = next((fault for fault in faults.active if fault.id == fault_id), None)
-        if fault is None:
-            return False
-        faults.active.remove(fault)
+    def _lift_one(self, fault: Fault) -> None:
         with self._keeper.acting() as library:
-            if isinstance(fault, DriveOffline):
-                library.set_drive_offline(fault.drive, offline=False)
-            elif isinstance(fault, TapeOffline):
-                library.set_tape_offline(fault.tape, offline=False)
-            library.faults_lifted()
-        return True
+            self._keeper.faults.remove(fault)
+            self._keeper.take_offline()
+            if isinstance(fault, RecallStuck):
+                library.faults_lifted()
+
+    def _forget(self, request_id: str | None) -> None:
+        requests = self._keeper.desk.requests
+        if request_id is not None and request_id not in requests:
+            raise Problem(404, "no such stage request")
+        for known in [requests[request_id]] if request_id is not None else list(requests.values()):
+            self._keeper.library.forget(known)
 
     def _file_at(self, path: str | None) -> StoredFile:
         file = self._keeper.library.by_path.get(path or "")
@@ -245,7 +253,11 @@ class Admin:
         return file
 
     def _active(self) -> list[dict[str, Any]]:
-        return [fault.model_dump(mode="json", exclude_none=True) for fault in self._keeper.faults.active]
+        return [_shown(fault) for fault in self._keeper.faults.active]
+
+
+def _shown(fault: Fault) -> dict[str, Any]:
+    return fault.model_dump(mode="json", exclude_none=True)
 
 
 def _drive(drive: Drive) -> dict[str, Any]:
@@ -256,10 +268,3 @@ def _drive(drive: Drive) -> dict[str, Any]:
         "path": None if drive.file is None else drive.file.path,
         "until": None if drive.phase is Phase.EMPTY else drive.until,
     }
-
-
-async def _body(request: Request, model: type[Body]) -> Body:
-    try:
-        return model.model_validate_json(await request.body() or b"{}")
-    except ValidationError as error:
-        raise Problem(400, error.errors()[0]["msg"]) from error

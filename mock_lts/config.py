@@ -40,6 +40,7 @@ class Config(BaseModel):
         0, ge=0, le=1, description="Share of files whose first recall fails (real ones: 0.005)"
     )
     never_arrive_rate: float = Field(0, ge=0, le=1, description="Share of files that stay STARTED (real ones: 0.0003)")
+    implicit_recall: bool = Field(False, description="A refused read of a nearline file starts its recall")
     worm: bool = Field(False, description="Write once: no overwriting, no deleting; the admin API's choice wins later")
     seed: int = Field(0, description="Seed of jitter and of the two rates")
     upload_expiry_s: float = Field(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
+from itertools import takewhile
 
 from mock_lts.model import StageEntry, StageRequest, StageState
 
@@ -23,6 +25,8 @@ class Desk:
         self.forgotten: set[str] = set()
         self._waiting: dict[str, dict[tuple[str, int], StageEntry]] = {}
         self._pins: dict[str, dict[tuple[str, int], StageEntry]] = {}
+        self._unfinished: dict[str, int] = {}
+        self._expiries: list[tuple[float, str, int]] = []  # a heap; pins given back are still in it
         for request in requests:
             self.requests[request.id] = request
             for index, entry in enumerate(request.entries):
@@ -30,7 +34,15 @@ class Desk:
 
     def open_requests(self) -> int:
         """How many requests still have something to do."""
-        return len({request_id for waiting in self._waiting.values() for request_id, _ in waiting})
+        return len(self._unfinished)
+
+    def find(self, request_id: str, now: float) -> StageRequest | None:
+        """A request, unless it finished long ago."""
+        request = self.requests.get(request_id)
+        if request is not None and _forgettable(request, now - REQUEST_RETENTION_S):
+            self.forget(request_id)
+            return None
+        return request
 
     def wanted(self, file_id: str) -> bool:
         """Some request waits for this file."""
@@ -55,8 +67,9 @@ class Desk:
     def open(self, request: StageRequest, now: float) -> None:
         """Take in a new request; forget those that finished long ago."""
         before = now - REQUEST_RETENTION_S
-        for old in [r for r in self.requests.values() if r.created_at < before and (r.completed_at or now) < before]:
-            self.forget(old.id)
+        for old in list(takewhile(lambda r: r.created_at < before, self.requests.values())):
+            if _forgettable(old, before):
+                self.forget(old.id)
         self.requests[request.id] = request
         for index, entry in enumerate(request.entries):
             self.changed[request.id, index] = entry
@@ -79,7 +92,7 @@ class Desk:
 
     def arrived(self, file_id: str, now: float) -> None:
         """The file is on disk: everybody who waited is served, and holds a pin unless it was released meanwhile."""
-        for key, entry in self._waiting.pop(file_id, {}).items():
+        for key, entry in self._served(file_id):
             entry.state, entry.finished_at = StageState.COMPLETED, now
             entry.started_at = now if entry.started_at is None else entry.started_at
             if not entry.released and entry.lifetime_s > 0:
@@ -89,7 +102,7 @@ class Desk:
 
     def failed(self, file_id: str, now: float, error: str) -> None:
         """The file will not come for those who wait now."""
-        for key, entry in self._waiting.pop(file_id, {}).items():
+        for key, entry in self._served(file_id):
             entry.state, entry.finished_at, entry.error = StageState.FAILED, now, error
             self.changed[key] = entry
 
@@ -114,17 +127,37 @@ class Desk:
 
     def next_expiry(self) -> float | None:
         """When the next pin runs out."""
-        return min((e.pin_expires_at or 0.0 for held in self._pins.values() for e in held.values()), default=None)
+        while self._expiries and self._pin_at(*self._expiries[0]) is None:
+            heapq.heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else None
 
     def expire(self, now: float) -> list[str]:
         """End the pins whose time is up; returns their files."""
         touched: list[str] = []
-        for held in list(self._pins.values()):
-            for key, entry in list(held.items()):
-                if entry.pin_expires_at is not None and entry.pin_expires_at <= now:
-                    self._unindex(key, entry)
-                    touched += self._let_go(key, entry)
+        while (at := self.next_expiry()) is not None and at <= now:
+            _, request_id, index = heapq.heappop(self._expiries)
+            entry = self.requests[request_id].entries[index]
+            self._unindex((request_id, index), entry)
+            touched += self._let_go((request_id, index), entry)
         return touched
+
+    def _pin_at(self, expires_at: float, request_id: str, index: int) -> StageEntry | None:
+        """The pin that was to expire then, if it still holds."""
+        request = self.requests.get(request_id)
+        entry = None if request is None else request.entries[index]
+        return entry if entry is not None and entry.pin_expires_at == expires_at else None
+
+    def _served(self, file_id: str) -> list[tuple[tuple[str, int], StageEntry]]:
+        """Those who waited for a file and wait no more."""
+        waiting = list(self._waiting.pop(file_id, {}).items())
+        for (request_id, _), _ in waiting:
+            self._finish_one(request_id)
+        return waiting
+
+    def _finish_one(self, request_id: str) -> None:
+        self._unfinished[request_id] -= 1
+        if not self._unfinished[request_id]:
+            del self._unfinished[request_id]
 
     def _chosen(self, request: StageRequest, paths: set[str] | None) -> list[tuple[int, StageEntry]]:
         return [(i, entry) for i, entry in enumerate(request.entries) if paths is None or entry.path in paths]
@@ -139,13 +172,20 @@ class Desk:
             return
         if not entry.state.final:
             self._waiting.setdefault(entry.file_id, {})[key] = entry
+            self._unfinished[key[0]] = self._unfinished.get(key[0], 0) + 1
         elif entry.pin_expires_at is not None:
             self._pins.setdefault(entry.file_id, {})[key] = entry
+            heapq.heappush(self._expiries, (entry.pin_expires_at, *key))
 
     def _unindex(self, key: tuple[str, int], entry: StageEntry) -> None:
         for index in (self._waiting, self._pins):
             held = index.get(entry.file_id or "")
-            if held is not None:
-                held.pop(key, None)
+            if held is not None and held.pop(key, None) is not None:
+                if index is self._waiting:
+                    self._finish_one(key[0])
                 if not held:
-                    index.pop(entry.file_id or "", None)
+                    del index[entry.file_id or ""]
+
+
+def _forgettable(request: StageRequest, before: float) -> bool:
+    return request.created_at < before and request.completed_at is not None and request.completed_at < before

@@ -1,9 +1,12 @@
-"""What can be made to go wrong: each fault is a small model, kept in one list until it is used up or lifted."""
+"""What can be made to go wrong: each fault is a small model, kept in one list until it is used up or lifted.
+
+The list survives restarts. Three faults are done at once and never in it: what they spoil stays spoilt.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -53,7 +56,10 @@ class CorruptInFlight(_Fault):
 
 
 class Status(_Fault):
-    """The next requests are refused with this status; `route` is the beginning of a path such as `/uploads`."""
+    """The next requests are refused with this status.
+
+    `route` is the beginning of a URL's path such as `/uploads`; `path` a file under `/files/`, or a whole URL path.
+    """
 
     kind: Literal["status"]
     status: int = Field(ge=400, le=599)
@@ -61,6 +67,11 @@ class Status(_Fault):
     route: str | None = None
     retry_after_s: int | None = Field(None, ge=0)
     count: int | None = Field(1, ge=1)
+
+    def refuses(self, method: str, path: str) -> bool:
+        """Is this request meant? `path` is the URL's."""
+        meant = self.path in (None, path) or path == f"/files/{self.path}"
+        return meant and self.method in (None, method) and path.startswith(self.route or "")
 
 
 class RecallStuck(_Fault):
@@ -75,6 +86,31 @@ class RecallFails(_Fault):
     kind: Literal["recall_fails"]
     error: str = "I/O error"
     count: int | None = Field(1, ge=1)
+
+
+class Unavailable(_Fault):
+    """A file, or each, cannot be reached: UNAVAILABLE, reads refused with 503, recalls from tape wait."""
+
+    kind: Literal["unavailable"]
+
+
+class Dialect(_Fault):
+    """Tape REST as other servers speak it."""
+
+    kind: Literal["dialect"]
+    canceled: bool = Field(False, description="CANCELED for CANCELLED, as gfal2 spells it")
+    on_disk: bool = Field(False, description="onDisk instead of state, as the specification allows")
+    strict: bool = Field(False, description="unknown keys at the top of a body are refused, as by dCache")
+    more_versions: bool = Field(False, description="discovery names v1.1 before v1, as EOS may")
+
+
+_PLAIN = Dialect.model_validate({"kind": "dialect"})
+
+
+class Worm(_Fault):
+    """Write once: no overwriting, no deleting."""
+
+    kind: Literal["worm"]
 
 
 class StripPrefix(_Fault):
@@ -123,14 +159,14 @@ class TapeOffline(_Fault):
 
 
 class LoseFile(_Fault):
-    """The copy on tape becomes unreadable, for ever: done at once, not kept in the list."""
+    """The copy on tape becomes unreadable, for ever: done at once."""
 
     kind: Literal["lose_file"]
     path: str | None = Field(min_length=1)
 
 
 class CorruptAtRest(_Fault):
-    """The byte at this offset of a stored copy is flipped, for ever: done at once, not kept in the list."""
+    """The byte at this offset of a stored copy is flipped, for ever: done at once."""
 
     kind: Literal["corrupt_at_rest"]
     path: str | None = Field(min_length=1)
@@ -138,13 +174,23 @@ class CorruptAtRest(_Fault):
     where: Literal["disk", "tape", "both"] = "both"
 
 
-Fault = Annotated[
+class ForgetRequests(_Fault):
+    """A stage request, or each, is unknown from now on and its pins are gone: done at once."""
+
+    kind: Literal["forget_requests"]
+    request_id: str | None = None
+
+
+Lasting = (
     Slow
     | Cut
     | CorruptInFlight
     | Status
     | RecallStuck
     | RecallFails
+    | Unavailable
+    | Dialect
+    | Worm
     | StripPrefix
     | Milliseconds
     | CacheFull
@@ -152,11 +198,11 @@ Fault = Annotated[
     | HoldMigration
     | DriveOffline
     | TapeOffline
-    | LoseFile
-    | CorruptAtRest,
-    Field(discriminator="kind"),
-]
+)
+AtOnce = LoseFile | CorruptAtRest | ForgetRequests
+Fault = Annotated[Lasting | AtOnce, Field(discriminator="kind")]
 FAULT: TypeAdapter[Fault] = TypeAdapter(Fault)
+_FAULTS: TypeAdapter[list[Fault]] = TypeAdapter(list[Fault])
 F = TypeVar("F", bound=_Fault)
 
 
@@ -195,31 +241,52 @@ class Faults:
     """The faults in force; it answers the library's questions about mishaps."""
 
     def __init__(self) -> None:
-        self.active: list[_Fault] = []
+        self._active: list[Fault] = []
         self._last_id = 0
+        self._save: Callable[[str], None] = lambda _: None
 
-    def add(self, fault: _Fault) -> None:
+    def restore(self, saved: str | None, save: Callable[[str], None]) -> None:
+        """Take up the list as it was left; from now on every change of it is given to `save`."""
+        self._active = _FAULTS.validate_json(saved or "[]")
+        self._last_id = max((fault.id for fault in self._active), default=0)
+        self._save = save
+
+    @property
+    def active(self) -> tuple[Fault, ...]:
+        """Those in force, the oldest first."""
+        return tuple(self._active)
+
+    def add(self, fault: Fault) -> None:
         """Put a fault in force and number it."""
         self._last_id += 1
         fault.id = self._last_id
-        self.active.append(fault)
+        self._active.append(fault)
+        self._changed()
+
+    def remove(self, fault: Fault) -> None:
+        """Lift a fault."""
+        self._active.remove(fault)
+        self._changed()
 
     def use(self, fault: _Fault) -> None:
         """The fault struck once; gone when that was the last time."""
         if fault.count is not None:
             fault.count -= 1
-            if fault.count <= 0 and fault in self.active:
-                self.active.remove(fault)
+            self._active = [other for other in self._active if other is not fault or fault.count > 0]
+            self._changed()
+
+    def _changed(self) -> None:
+        self._save(_FAULTS.dump_json(self._active).decode())
 
     def of(self, kind: type[F]) -> Iterator[F]:
         """Those in force of one kind."""
-        return (fault for fault in list(self.active) if isinstance(fault, kind))
+        return (fault for fault in self.active if isinstance(fault, kind))
 
     def tap(self, path: str, direction: Direction, start: int) -> Tap | None:
         """The faults for a body that begins at byte `start` of a file; None, as nearly always, when there are none."""
         found: list[_Fault] = [
             fault
-            for fault in self.active
+            for fault in self._active
             if isinstance(fault, Slow | Cut | CorruptInFlight)
             and fault.direction in (direction, None)
             and fault.hits(path)
@@ -229,7 +296,7 @@ class Faults:
     def refusal(self, method: str, path: str) -> Status | None:
         """The status this request is to be refused with; counted as used."""
         for fault in self.of(Status):
-            if fault.method in (None, method) and path.startswith(fault.route or "") and fault.path in (None, path):
+            if fault.refuses(method, path):
                 self.use(fault)
                 return fault
         return None
@@ -241,6 +308,18 @@ class Faults:
     def tapes_full(self) -> bool:
         """No room on any cartridge."""
         return any(self.of(TapesFull))
+
+    def worm(self) -> bool:
+        """Nothing may be overwritten or deleted."""
+        return any(self.of(Worm))
+
+    def dialect(self) -> Dialect:
+        """How Tape REST is to be spoken."""
+        return next(self.of(Dialect), _PLAIN)
+
+    def unavailable(self, path: str) -> bool:
+        """See `library.Mishaps`."""
+        return any(fault.hits(path) for fault in self.of(Unavailable))
 
     def milliseconds(self) -> bool:
         """Times are wanted in milliseconds."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import re
+import uuid
 from concurrent.futures import Executor
 from email.utils import formatdate
 
@@ -20,12 +21,14 @@ from mock_lts.counters import Counters
 from mock_lts.gate import Connections
 from mock_lts.intake import BLOCK_BYTES
 from mock_lts.keeper import Keeper
-from mock_lts.model import StoredFile
+from mock_lts.model import Locality, StoredFile
 from mock_lts.paths import BadPath, from_url
 from mock_lts.problems import Problem
 
 TYPICAL_RECALL_S = 120
 """"More than 2 minutes" to mount, position and unmount in practice (CERN, indico 985953), library seconds."""
+IMPLICIT_PIN_S = 600.0
+"""How long a file stays that a refused read has recalled, real seconds."""
 
 
 def file_path(request: Request) -> str:
@@ -51,6 +54,7 @@ class Files:
         self._counters = counters
         self._connections = connections
         self._threads = threads
+        self._implicit_recall = config.implicit_recall
         self._retry_after = str(max(1, round(TYPICAL_RECALL_S * config.time_factor)))
 
     def routes(self) -> list[Route]:
@@ -74,8 +78,10 @@ class Files:
             start, end, status = _range(wanted if conditions.range_applies(file) else "", file.size, headers)
             if request.method == "HEAD":
                 return Response(status_code=status, headers=headers)
-            if not file.on_disk:
-                where = library.locality(file)
+            where = library.locality(file)
+            if not file.on_disk or where is Locality.UNAVAILABLE:
+                if self._implicit_recall and not self._keeper.desk.wanted(file.id):
+                    library.stage(str(uuid.uuid4()), [(path, IMPLICIT_PIN_S)])
                 raise Problem(
                     503, f"the file is nearline ({where}): stage it first", {"Retry-After": self._retry_after}
                 )

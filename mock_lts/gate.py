@@ -62,12 +62,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         method, path = scope["method"], _tidied(scope)
+        tus = path == "/uploads" or path.startswith("/uploads/")
         status: int | None = None
 
         async def counting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if tus:  # every answer names the version, whoever gives it
+                    message["headers"] = [*message.get("headers", ()), (b"tus-resumable", b"1.0.0")]
             await send(message)
 
         try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from mock_lts.config import Config
 from mock_lts.desk import Desk
-from mock_lts.faults import Faults
+from mock_lts.faults import DriveOffline, Faults, TapeOffline
 from mock_lts.library import Change, Library, Rules
 from mock_lts.model import Tape, Timing
 from mock_lts.store import Store
@@ -50,8 +50,10 @@ class Keeper:
             now=clock(),
         )
         worm = self.store.flag("worm")
-        self.worm = config.worm if worm is None else worm == "on"
+        self._worm = config.worm if worm is None else worm == "on"
         self._wake = asyncio.Event()
+        faults.restore(self.store.flag("faults"), lambda saved: self.store.set_flag("faults", saved))
+        self.take_offline()
         self._persist()
 
     def close(self) -> None:
@@ -59,9 +61,23 @@ class Keeper:
         self.vault.close()
         self.store.close()
 
+    @property
+    def worm(self) -> bool:
+        """Nothing may be overwritten or deleted."""
+        return self._worm or self.faults.worm()
+
+    def take_offline(self) -> None:
+        """Let exactly those drives and cartridges be offline of which a fault says so."""
+        drives = {fault.drive for fault in self.faults.of(DriveOffline)}
+        tapes = {fault.tape for fault in self.faults.of(TapeOffline)}
+        for drive in list(self.library.drives):
+            self.library.set_drive_offline(drive.number, offline=drive.number in drives)
+        for name in self.library.tapes:
+            self.library.set_tape_offline(name, offline=name in tapes)
+
     def set_worm(self, *, on: bool) -> None:
         """Switch write-once mode; it stays so over restarts."""
-        self.worm = on
+        self._worm = on
         self.store.set_flag("worm", "on" if on else "off")
 
     @contextmanager

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 from typing import Protocol
 
 from mock_lts.desk import Desk
@@ -22,6 +24,8 @@ from mock_lts.paths import BadPath, checked, collapsed
 
 LONGEST_DWELL = 12
 """A queue that never falls quiet is mounted after this many dwell times (ENDIT: 600 s quiet, at most 2 h)."""
+LONGEST_SHIFT_S = 7_200.0
+"""A drive whose tape is always wanted gives it back after this, library seconds, when other work needs the drive."""
 
 
 class Mishaps(Protocol):
@@ -37,6 +41,10 @@ class Mishaps(Protocol):
 
     def migration_held(self) -> bool:
         """Nothing is to be written to tape now."""
+        ...
+
+    def unavailable(self, path: str) -> bool:
+        """This file cannot be reached now, wherever it is."""
         ...
 
 
@@ -89,11 +97,37 @@ class Tally:
 
 @dataclass(slots=True)
 class Queue:
-    """Recalls waiting for one cartridge."""
+    """Recalls waiting for one cartridge.
+
+    Attributes:
+        first_at: When it began to wait for a drive.
+        last_at: When the last file came.
+        files: By id.
+        largest: No file is larger, bytes.
+    """
 
     first_at: float
     last_at: float
     files: dict[str, StoredFile] = field(default_factory=dict[str, StoredFile])
+    largest: int = 0
+    _order: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
+
+    def put(self, file: StoredFile) -> None:
+        """One more."""
+        self.files[file.id] = file
+        self.largest = max(self.largest, file.size)
+        insort(self._order, (file.position, file.path, file.id))
+
+    def take(self, file: StoredFile) -> None:
+        """One less; it need not be there."""
+        if self.files.pop(file.id, None) is not None:
+            del self._order[bisect_left(self._order, (file.position, file.path, file.id))]
+
+    def from_head(self, head_bytes: int) -> Iterator[StoredFile]:
+        """Those ahead of the head in the order of the tape, then those behind it: one sweep serves a whole queue."""
+        ahead = bisect_left(self._order, (head_bytes, "", ""))
+        places = chain(range(ahead, len(self._order)), range(ahead))
+        return (self.files[self._order[place][2]] for place in places)
 
 
 class Library:
@@ -118,7 +152,6 @@ class Library:
         self.files: dict[str, StoredFile] = {}
         self.by_path: dict[str, StoredFile] = {}
         self.queues: dict[str, Queue] = {}
-        self.unmigrated: dict[str, StoredFile] = {}
         self.reserved_bytes = 0
         self.used_bytes = 0
         self.stored_bytes = 0
@@ -127,11 +160,15 @@ class Library:
         self.changed_files: set[str] = set()
         self.changed_tapes: set[str] = set()
         self._mishaps = mishaps
-        self._flushing: set[str] = set()
+        self._fresh: dict[str, StoredFile] = {}  # waits for a flush
+        self._flushing: dict[str, StoredFile] = {}  # is part of one
+        self._fresh_bytes = 0
+        self._folders: dict[str, int] = {}  # how many files lie below
+        self._wrote_until = now
         self._evict_at: dict[str, float] = {}
         self._stuck: dict[str, StoredFile] = {}
         self._robot_free_at = now
-        for file in sorted(files, key=lambda f: f.created_at):
+        for file in sorted(files, key=lambda f: (f.created_at, f.path)):
             self._take_in(file)
         # A restart found the drives empty; what was asked for is asked for again.
         for file_id in desk.wanted_files():
@@ -140,6 +177,8 @@ class Library:
                 desk.failed(file_id, now, "The file does not exist any more")
             elif file.on_disk:
                 desk.arrived(file_id, now)
+            elif file.stuck:
+                self._stuck[file_id] = file
             else:
                 self._enqueue(file)
 
@@ -148,6 +187,10 @@ class Library:
     def free_bytes(self) -> int:
         """Cache space that nobody uses or has reserved."""
         return self.rules.cache_bytes - self.used_bytes - self.reserved_bytes
+
+    def unmigrated(self) -> list[StoredFile]:
+        """Files that are not on tape yet, in the order in which they will be written."""
+        return [*self._flushing.values(), *self._fresh.values()]
 
     def reserve(self, size: int) -> bool:
         """Hold cache space for an upload, evicting the least recently used copies; False when there is not enough."""
@@ -177,26 +220,34 @@ class Library:
         self.used_bytes -= file.size if file.on_disk else 0
         self.desk.failed(file.id, self.now, "The file was deleted")
         self._withdraw(file)
-        self.unmigrated.pop(file.id, None)
-        self._flushing.discard(file.id)
+        self._flushing.pop(file.id, None)
+        if self._fresh.pop(file.id, None) is not None:
+            self._fresh_bytes -= file.size
+        for folder in _folders_of(file.path):
+            self._folders[folder] -= 1
+            if not self._folders[folder]:
+                del self._folders[folder]
         self._evict_at.pop(file.id, None)
         self._move(Change.DELETE, file)
 
     def is_folder(self, path: str) -> bool:
         """Some file lies below this path."""
-        return any(other.startswith(path + "/") for other in self.by_path)
+        return not path or path in self._folders
 
     def blocked_by(self, path: str) -> str | None:
         """A file that makes `path` impossible: one of its folders, or one below it."""
-        parts = path.split("/")
-        above = ("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        below = (other for other in self.by_path if other.startswith(path + "/"))
-        return next((folder for folder in above if folder in self.by_path), None) or next(below, None)
+        if (above := next((folder for folder in _folders_of(path) if folder in self.by_path), None)) is not None:
+            return above
+        if path not in self._folders:
+            return None
+        return next(other for other in self.by_path if other.startswith(path + "/"))
 
     def locality(self, file: StoredFile) -> Locality:
         """Where this file's bytes are."""
         if file.size == 0:
             return Locality.NONE
+        if self._mishaps.unavailable(file.path):
+            return Locality.UNAVAILABLE
         if file.on_disk:
             return Locality.DISK if file.volume is None or file.lost else Locality.DISK_AND_TAPE
         if file.lost or file.volume is None:
@@ -239,7 +290,7 @@ class Library:
 
     def flush(self) -> None:
         """Begin to migrate everything that waits, whatever the triggers say."""
-        self._flushing |= set(self.unmigrated)
+        self._begin_flush()
         self._dispatch()
 
     def evict(self, file: StoredFile) -> bool:
@@ -270,17 +321,15 @@ class Library:
                     self._enqueue(drive.file)
         elif not offline:
             drive.offline = False
-        self._dispatch()
 
     def set_tape_offline(self, name: str, *, offline: bool) -> None:
         """A cartridge cannot be used any more, or can again; a drive finishes the file it has in hand."""
         self.tapes[name].offline = offline
-        self._dispatch()
 
     def faults_lifted(self) -> None:
         """Try again what a mishap had stopped."""
-        stuck, self._stuck = self._stuck, {}
-        for file in stuck.values():
+        for file in list(self._stuck.values()):
+            self._unstick(file)
             self._enqueue(file)
         self._dispatch()
 
@@ -335,7 +384,7 @@ class Library:
                 self._finish_write(drive)
                 self._seek_work(drive)
             case Phase.IDLE:
-                self._enter(drive, Phase.REWINDING, timing.rewind_s(drive.moved_bytes))
+                self._give_back(drive)
             case Phase.REWINDING:
                 self._enter(drive, Phase.UNLOADING, timing.unload_s)
             case Phase.UNLOADING:
@@ -346,8 +395,24 @@ class Library:
                 drive.for_writing = False
 
     def _enter(self, drive: Drive, phase: Phase, library_s: float) -> None:
-        drive.phase = phase
+        drive.phase, drive.since = phase, self.now
         drive.until = self.now + library_s * self.rules.timing.factor
+
+    def _give_back(self, drive: Drive) -> None:
+        """Begin to unload; what still waits for this tape, or to be written, takes its turn behind the others."""
+        if drive.tape is not None and (queue := self.queues.get(drive.tape.name)) is not None:
+            queue.first_at = self.now
+        if drive.for_writing:
+            self._wrote_until = self.now
+        drive.file, drive.for_writing = None, False
+        self._enter(drive, Phase.REWINDING, self.rules.timing.rewind_s(drive.moved_bytes))
+
+    def _shift_is_over(self, drive: Drive) -> bool:
+        """Others wait for a drive, there is none, and this one has served its tape for long."""
+        long = self.now - drive.mounted_at > LONGEST_SHIFT_S * self.rules.timing.factor
+        if not long or not drive.moved_bytes or any(d.phase is Phase.EMPTY and not d.offline for d in self.drives):
+            return False
+        return bool(self._candidates())
 
     def _use_robot(self, drive: Drive, phase: Phase) -> None:
         """There is one robot: whoever comes second waits."""
@@ -386,11 +451,11 @@ class Library:
         if not any(drive.for_writing for drive in self.drives) and (file := self._next_to_write()) is not None:
             tape = self._tape_for(file, mounted)
             if tape is not None:
-                found.append((file.created_at, tape, True))
+                found.append((max(file.created_at, self._wrote_until), tape, True))
         return found
 
     def _mount(self, drive: Drive, tape: Tape, *, writing: bool) -> None:
-        drive.tape, drive.for_writing = tape, writing
+        drive.tape, drive.for_writing, drive.mounted_at = tape, writing, self.now
         tape.mounts += 1
         self.tally.mounts += 1
         self.changed_tapes.add(tape.name)
@@ -402,6 +467,9 @@ class Library:
         """Next file for the mounted tape: recalls, then writing; else idle a while in case more is asked of it."""
         tape = drive.tape
         if tape is None:
+            return
+        if not stay and self._shift_is_over(drive):
+            self._give_back(drive)
             return
         if (file := self._next_to_read(drive, tape)) is not None:
             drive.for_writing = False
@@ -453,11 +521,13 @@ class Library:
         file = self.by_path.get(path)
         if file is not None:
             return "The file is empty" if file.size == 0 else None
+        if self.is_folder(path):
+            return "Is a directory"
         try:
             checked(path)
         except BadPath as error:
             return str(error)
-        return "Is a directory" if self.is_folder(path) else "No such file or directory"
+        return "No such file or directory"
 
     def _enqueue(self, file: StoredFile) -> None:
         if file.volume is None or (file.lost and not file.on_disk):
@@ -468,33 +538,38 @@ class Library:
             return
         queue = self.queues.setdefault(file.volume, Queue(self.now, self.now))
         if file.id not in queue.files:
-            queue.files[file.id] = file
+            queue.put(file)
             queue.last_at = self.now
 
     def _ready_at(self, tape_name: str) -> float:
-        """When this queue may cause a mount; inf when it cannot now (tape offline, or no room for any of its files)."""
+        """When this queue may cause a mount; inf when it cannot now (tape offline, no room for any of its files)."""
         queue, tape = self.queues[tape_name], self.tapes[tape_name]
-        if tape.offline or not self._has_room(min(file.size for file in queue.files.values())):
+        if tape.offline or next(self._readable(queue, 0), None) is None:
             return math.inf
         dwell_s = self.rules.dwell_s * self.rules.timing.factor
         return min(queue.last_at + dwell_s, queue.first_at + LONGEST_DWELL * dwell_s)
 
     def _next_to_read(self, drive: Drive, tape: Tape) -> StoredFile | None:
-        """The nearest file ahead of the head, else the first one on the tape: one sweep serves a whole queue."""
+        """The next file of the sweep that the cache has room for."""
         queue = self.queues.get(tape.name)
-        while queue is not None and queue.files and not tape.offline:
-            room = self._room()
-            waiting = [file for file in queue.files.values() if file.size <= room]
-            if not waiting:
+        while queue is not None and not tape.offline:
+            file = next(self._readable(queue, drive.head_bytes), None)
+            if file is None:
                 return None
-            file = min(waiting, key=lambda f: (f.position < drive.head_bytes, f.position, f.path))
             self._unqueue(file)
             never = self._chance(self.rules.never_arrive_rate, "never", file, per_read=False)
             if not never and not self._mishaps.stuck(file.path):
                 return file
             self.desk.started(file.id, self.now)
+            file.stuck = True
             self._stuck[file.id] = file
+            self.changed_files.add(file.id)
         return None
+
+    def _readable(self, queue: Queue, head_bytes: int) -> Iterator[StoredFile]:
+        """The files of a queue, in the order of a sweep, that can be reached and that the cache has room for."""
+        room = math.inf if queue.largest <= self.free_bytes() else self._room()
+        return (f for f in queue.from_head(head_bytes) if f.size <= room and not self._mishaps.unavailable(f.path))
 
     def _finish_read(self, drive: Drive) -> None:
         file, drive.file = drive.file, None
@@ -536,12 +611,17 @@ class Library:
 
     def _withdraw(self, file: StoredFile) -> None:
         self._unqueue(file)
-        self._stuck.pop(file.id, None)
+        self._unstick(file)
+
+    def _unstick(self, file: StoredFile) -> None:
+        if self._stuck.pop(file.id, None) is not None:
+            file.stuck = False
+            self.changed_files.add(file.id)
 
     def _unqueue(self, file: StoredFile) -> None:
         queue = self.queues.get(file.volume or "")
         if queue is not None:
-            queue.files.pop(file.id, None)
+            queue.take(file)
             if not queue.files:
                 del self.queues[file.volume or ""]
 
@@ -549,20 +629,22 @@ class Library:
 
     def _flush_at(self) -> float:
         """When age alone starts the next flush; inf when nothing waits or it may not run."""
-        oldest = next((f for f in self.unmigrated.values() if f.id not in self._flushing), None)
+        oldest = next(iter(self._fresh.values()), None)
         if oldest is None or math.isinf(self.rules.migrate_age_s) or self._mishaps.migration_held():
             return math.inf
         return oldest.created_at + self.rules.migrate_age_s * self.rules.timing.factor
 
     def _trigger_flush(self) -> None:
-        waiting_bytes = sum(f.size for f in self.unmigrated.values() if f.id not in self._flushing)
-        if waiting_bytes and (waiting_bytes >= self.rules.migrate_bytes or self._flush_at() <= self.now):
-            self._flushing |= set(self.unmigrated)
+        if self._fresh and (self._fresh_bytes >= self.rules.migrate_bytes or self._flush_at() <= self.now):
+            self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        self._flushing |= self._fresh
+        self._fresh.clear()
+        self._fresh_bytes = 0
 
     def _next_to_write(self) -> StoredFile | None:
-        if not self._flushing or self._mishaps.migration_held():
-            return None
-        return next((file for file in self.unmigrated.values() if file.id in self._flushing), None)
+        return None if self._mishaps.migration_held() else next(iter(self._flushing.values()), None)
 
     def _tape_for(self, file: StoredFile, mounted: set[str]) -> Tape | None:
         """The first cartridge with room: tapes are filled one after another."""
@@ -581,8 +663,7 @@ class Library:
         if file.id not in self.files:
             return  # deleted meanwhile: that stretch of tape is wasted
         file.volume, file.position, file.migrated_at = tape.name, position, self.now
-        del self.unmigrated[file.id]
-        self._flushing.discard(file.id)
+        del self._flushing[file.id]
         self.tally.migrations += 1
         self.tally.migrated_bytes += file.size
         self.changed_files.add(file.id)
@@ -594,10 +675,13 @@ class Library:
     def _take_in(self, file: StoredFile) -> None:
         self.files[file.id] = file
         self.by_path[file.path] = file
+        for folder in _folders_of(file.path):
+            self._folders[folder] = self._folders.get(folder, 0) + 1
         self.stored_bytes += file.size
         self.used_bytes += file.size if file.on_disk else 0
         if file.volume is None and file.size and not file.lost:
-            self.unmigrated[file.id] = file
+            self._fresh[file.id] = file
+            self._fresh_bytes += file.size
         else:
             self._loosened(file, released=False)
 
@@ -642,6 +726,11 @@ class Library:
 
     def _chance(self, rate: float, what: str, file: StoredFile, *, per_read: bool = True) -> bool:
         return rate > 0 and self._draw(what, file, per_read=per_read).random() < rate
+
+
+def _folders_of(path: str) -> Iterator[str]:
+    """The folders a path lies in, the outermost first."""
+    return (path[:at] for at, char in enumerate(path) if char == "/")
 
 
 _LEAVING = (Phase.REWINDING, Phase.UNLOADING, Phase.RETURNING)

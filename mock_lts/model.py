@@ -43,6 +43,7 @@ class StoredFile:
         last_used: Epoch seconds of the last read or recall, for LRU.
         reads: Recalls attempted so far, so that jitter differs between them and not between runs.
         lost: The copy on tape cannot be read any more.
+        stuck: A recall has begun that a fault does not let end.
     """
 
     id: str
@@ -57,6 +58,7 @@ class StoredFile:
     reads: int = 0
     lost: bool = False
     sha256: str | None = None
+    stuck: bool = False
 
 
 @dataclass(slots=True)
@@ -87,11 +89,13 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Drive:
-    """A drive and the work in it; `until` is when its phase ends, epoch seconds."""
+    """A drive and the work in it; `since` and `until` are when its phase began and ends, epoch seconds."""
 
     number: int
     phase: Phase = Phase.EMPTY
+    since: float = 0.0
     until: float = math.inf
+    mounted_at: float = 0.0
     tape: Tape | None = None
     file: StoredFile | None = None
     for_writing: bool = False

@@ -30,8 +30,11 @@ class Problem(Exception):
 
 
 def _title(status: int) -> str:
-    # tus's own code for a checksum mismatch is in no registry.
-    return "Checksum Mismatch" if status == 460 else HTTPStatus(status).phrase
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        # tus's own code for a checksum mismatch is in no registry; nor are some that a fault may ask for.
+        return "Checksum Mismatch" if status == 460 else "Error"
 
 
 class ConnectionCut(Exception):

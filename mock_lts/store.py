@@ -19,11 +19,13 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS flags (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS uploads (
     id TEXT PRIMARY KEY, path TEXT NOT NULL, length INTEGER NOT NULL, offset INTEGER NOT NULL,
-    created_at REAL NOT NULL, expires_at REAL NOT NULL, phase TEXT NOT NULL) WITHOUT ROWID;
+    created_at REAL NOT NULL, expires_at REAL NOT NULL, phase TEXT NOT NULL, metadata TEXT NOT NULL DEFAULT '')
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (
     id TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, created_at REAL NOT NULL,
     last_used REAL NOT NULL, on_disk INTEGER NOT NULL, volume TEXT, position INTEGER NOT NULL, migrated_at REAL,
-    reads INTEGER NOT NULL, lost INTEGER NOT NULL, sha256 TEXT) WITHOUT ROWID;
+    reads INTEGER NOT NULL, lost INTEGER NOT NULL, sha256 TEXT, stuck INTEGER NOT NULL DEFAULT 0)
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tapes (
     name TEXT PRIMARY KEY, capacity_bytes INTEGER NOT NULL, used_bytes INTEGER NOT NULL, mounts INTEGER NOT NULL)
     WITHOUT ROWID;
@@ -33,11 +35,13 @@ CREATE TABLE IF NOT EXISTS stage_entries (
     lifetime_s REAL NOT NULL, state TEXT NOT NULL, started_at REAL, finished_at REAL, error TEXT,
     pin_expires_at REAL, released INTEGER NOT NULL, PRIMARY KEY (request_id, n)) WITHOUT ROWID;
 """
+_ADDED = (("uploads", "metadata", "TEXT NOT NULL DEFAULT ''"), ("files", "stuck", "INTEGER NOT NULL DEFAULT 0"))
+"""Columns that older state folders lack."""
 
 
 @dataclass(slots=True)
 class UploadRow:
-    """An upload as stored; `phase` is open, done or gone."""
+    """An upload as stored; `phase` is open, done or gone; `metadata` is what tus calls so, as it came."""
 
     id: str
     path: str
@@ -46,6 +50,7 @@ class UploadRow:
     created_at: float
     expires_at: float
     phase: str
+    metadata: str = ""
 
 
 class Store:
@@ -65,6 +70,9 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(SCHEMA)
+            for table, column, kind in _ADDED:
+                if column not in {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}:
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         except sqlite3.OperationalError as error:
             self._db.close()
             raise RuntimeError(f"cannot use {path}: {error} (is another mock_lts running on this folder?)") from error
@@ -108,8 +116,8 @@ class Store:
     def put_upload(self, row: UploadRow) -> None:
         """Store an upload."""
         self._db.execute(
-            "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (row.id, row.path, row.length, row.offset, row.created_at, row.expires_at, row.phase),
+            "INSERT OR REPLACE INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (row.id, row.path, row.length, row.offset, row.created_at, row.expires_at, row.phase, row.metadata),
         )
 
     def set_offset(self, upload_id: str, offset: int, expires_at: float) -> None:
@@ -132,6 +140,7 @@ class Store:
                 reads=row[9],
                 lost=bool(row[10]),
                 sha256=row[11],
+                stuck=bool(row[12]),
             )
             for row in self._db.execute("SELECT * FROM files")
         ]
@@ -139,10 +148,10 @@ class Store:
     def put_file(self, f: StoredFile) -> None:
         """Store a file, in the place of another of the same path."""
         self._db.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(f.id, f.path, f.size, f.created_at, f.last_used, f.on_disk),
-                *(f.volume, f.position, f.migrated_at, f.reads, f.lost, f.sha256),
+                *(f.volume, f.position, f.migrated_at, f.reads, f.lost, f.sha256, f.stuck),
             ),
         )
 

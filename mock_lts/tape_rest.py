@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 import uuid
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mock_lts.body import parsed
 from mock_lts.config import Config
 from mock_lts.gate import base_url
 from mock_lts.keeper import Keeper
-from mock_lts.model import StageEntry, StageRequest
+from mock_lts.model import StageEntry, StageRequest, StageState
 from mock_lts.paths import collapsed
 from mock_lts.problems import Problem
 
@@ -25,7 +26,8 @@ PREFIX = "/api/v1/tape"
 MAX_STAGE_PATHS = 500
 MAX_OPEN_REQUESTS = 5_000
 MAX_ARCHIVEINFO_PATHS = 10_000
-MAX_BODY_BYTES = 32 << 20
+MAX_ARCHIVEINFO_BYTES = 64 << 20
+"""A list that is too long must not be an error; this much is no list of files any more."""
 MAX_PIN_S = 30 * 86_400.0
 """A longer diskLifetime is cut to this: a pin for ever is a cache lost for ever."""
 
@@ -58,6 +60,10 @@ class _StageFile(BaseModel):
 
 
 class _StageBody(BaseModel):
+    """Keys we do not know, foreign metadata among them, are ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
     files: list[_StageFile]
 
 
@@ -65,7 +71,8 @@ class _PathsBody(BaseModel):
     paths: list[str]
 
 
-Body = TypeVar("Body", bound=BaseModel)
+_STAGE = TypeAdapter(_StageBody)
+_PATHS = TypeAdapter(_PathsBody)
 
 
 class TapeRest:
@@ -89,12 +96,17 @@ class TapeRest:
 
     async def _discover(self, request: Request) -> Response:
         endpoint: dict[str, Any] = {"uri": base_url(request, self._config) + PREFIX, "version": "v1", "metadata": {}}
+        endpoints = [endpoint]
+        if self._keeper.faults.dialect().more_versions:
+            endpoints.insert(0, {**endpoint, "uri": endpoint["uri"] + "/v1.1", "version": "v1.1"})
         return JSONResponse(
-            {"sitename": self._config.site, "description": "A pretend tape library", "endpoints": [endpoint]}
+            {"sitename": self._config.site, "description": "A pretend tape library", "endpoints": endpoints}
         )
 
     async def _stage(self, request: Request) -> Response:
-        body = await _parsed(request, _StageBody)
+        body = await parsed(request, _STAGE)
+        if body.model_extra and self._keeper.faults.dialect().strict:
+            raise Problem(400, f"unknown keys: {', '.join(sorted(body.model_extra))}")
         if not body.files:
             raise Problem(400, "files must not be empty")
         if len(body.files) > MAX_STAGE_PATHS:
@@ -121,7 +133,7 @@ class TapeRest:
         return JSONResponse(answer)
 
     async def _cancel(self, request: Request) -> Response:
-        body = await _parsed(request, _PathsBody)
+        body = await parsed(request, _PATHS)
         with self._keeper.acting() as library:
             staged = self._known(request)
             paths = {collapsed(path) for path in body.paths}
@@ -137,15 +149,15 @@ class TapeRest:
 
     async def _release(self, request: Request) -> Response:
         # gfal2 releases under a placeholder when it has lost the id, and dCache answers 200 whatever it could unpin.
-        body = await _parsed(request, _PathsBody)
+        body = await parsed(request, _PATHS)
         with self._keeper.acting() as library:
-            staged = self._keeper.desk.requests.get(request.path_params["request_id"])
+            staged = self._keeper.desk.find(request.path_params["request_id"], self._keeper.clock())
             if staged is not None:
                 library.release(staged, {collapsed(path) for path in body.paths})
         return Response()
 
     async def _archiveinfo(self, request: Request) -> Response:
-        body = await _parsed(request, _PathsBody)
+        body = await parsed(request, _PATHS, max_bytes=MAX_ARCHIVEINFO_BYTES)
         with self._keeper.acting():
             return JSONResponse([self._info(path) for path in body.paths[:MAX_ARCHIVEINFO_PATHS]])
 
@@ -161,7 +173,14 @@ class TapeRest:
         return answer
 
     def _file(self, entry: StageEntry) -> dict[str, Any]:
-        answer: dict[str, Any] = {"path": self._keeper.faults.echoed(entry.asked), "state": entry.state}
+        dialect = self._keeper.faults.dialect()
+        answer: dict[str, Any] = {"path": self._keeper.faults.echoed(entry.asked)}
+        if dialect.on_disk:
+            file = self._keeper.library.files.get(entry.file_id or "")
+            answer["onDisk"] = file is not None and file.on_disk
+            return answer if entry.error is None else {**answer, "error": entry.error}
+        canceled = dialect.canceled and entry.state is StageState.CANCELLED
+        answer["state"] = "CANCELED" if canceled else entry.state
         if entry.started_at is not None:
             answer["startedAt"] = self._time(entry.started_at)
         if entry.finished_at is not None:
@@ -171,7 +190,7 @@ class TapeRest:
         return answer
 
     def _known(self, request: Request) -> StageRequest:
-        staged = self._keeper.desk.requests.get(request.path_params["request_id"])
+        staged = self._keeper.desk.find(request.path_params["request_id"], self._keeper.clock())
         if staged is None:
             raise Problem(404, "no such stage request")
         return staged
@@ -181,18 +200,3 @@ class TapeRest:
 
     def _time(self, epoch_s: float) -> int:
         return int(epoch_s * 1000) if self._keeper.faults.milliseconds() else int(epoch_s)
-
-
-async def _parsed(request: Request, model: type[Body]) -> Body:
-    """The body as a model; keys we do not know, foreign metadata among them, are ignored."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise Problem(413, "the body is too large")
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Problem(400, f"{where or 'body'}: {first['msg']}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 
 from starlette.requests import Request
@@ -22,6 +22,8 @@ from mock_lts.uploads import ALGORITHMS, Upload, Uploads
 
 VERSION = "1.0.0"
 OFFSET_STREAM = "application/offset+octet-stream"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+Handler = Callable[[Request], Awaitable[Response]]
 EXTENSIONS = "creation,creation-with-upload,checksum,termination,expiration"
 
 
@@ -35,51 +37,33 @@ class Tus:
     def routes(self) -> list[Route]:
         """For the app."""
         return [
-            Route("/uploads", self._collection, methods=["POST", "OPTIONS"]),
-            Route("/uploads/", self._collection, methods=["POST", "OPTIONS"]),
-            Route("/uploads/{upload_id}", self._one, methods=["HEAD", "PATCH", "DELETE", "POST", "OPTIONS"]),
+            Route("/uploads", self._collection, methods=METHODS),
+            Route("/uploads/", self._collection, methods=METHODS),
+            Route("/uploads/{upload_id}", self._one, methods=METHODS),
         ]
 
     async def _collection(self, request: Request) -> Response:
-        if request.method == "OPTIONS":
-            return self._options()
-        return await self._guarded(self._create(request), request)
+        return await self._answer(request, {"POST": self._create})
 
     async def _one(self, request: Request) -> Response:
+        return await self._answer(request, {"HEAD": self._head, "PATCH": self._patch, "DELETE": self._terminate})
+
+    async def _answer(self, request: Request, handlers: Mapping[str, Handler]) -> Response:
+        """Let the right handler answer a client that speaks our version. The gate adds ours to every answer."""
         # Some networks let only GET and POST pass; the protocol obliges servers to honour this header.
         method = request.headers.get("x-http-method-override", request.method).upper()
-        match method:
-            case "OPTIONS":
-                return self._options()
-            case "HEAD":
-                return await self._guarded(self._head(request), request)
-            case "PATCH":
-                return await self._guarded(self._patch(request), request)
-            case "DELETE":
-                return await self._guarded(self._terminate(request), request)
-            case _:
-                raise Problem(
-                    405, "an upload answers HEAD, PATCH and DELETE", {"Allow": "HEAD, PATCH, DELETE, OPTIONS"}
-                )
-
-    async def _guarded(self, handler: Coroutine[None, None, Response], request: Request) -> Response:
-        """Every answer names the version; a client that speaks another is told so first."""
-        try:
-            if request.headers.get("tus-resumable") != VERSION:
-                handler.close()
-                raise Problem(412, f"Tus-Resumable must be {VERSION}", {"Tus-Version": VERSION})
-            response = await handler
-        except Problem as problem:
-            problem.headers["Tus-Resumable"] = VERSION
-            raise
-        response.headers["Tus-Resumable"] = VERSION
-        return response
+        if method == "OPTIONS":
+            return self._options()
+        if method not in handlers:
+            raise Problem(405, f"not {method} here", {"Allow": ", ".join([*handlers, "OPTIONS"])})
+        if request.headers.get("tus-resumable") != VERSION:
+            raise Problem(412, f"Tus-Resumable must be {VERSION}", {"Tus-Version": VERSION})
+        return await handlers[method](request)
 
     def _options(self) -> Response:
         return Response(
             status_code=204,
             headers={
-                "Tus-Resumable": VERSION,
                 "Tus-Version": VERSION,
                 "Tus-Extension": EXTENSIONS,
                 "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
@@ -88,16 +72,23 @@ class Tus:
         )
 
     async def _create(self, request: Request) -> Response:
-        with_body = request.headers.get("content-type") == OFFSET_STREAM
+        with_body = _is_stream(request)
         length = _number(request, "upload-length")
-        path = _path(request.headers.get("upload-metadata", ""))
+        metadata = request.headers.get("upload-metadata", "")
+        path = _path(metadata)
         checksum = _checksum(request) if with_body else None
-        upload = self._uploads.create(path, length)
+        if with_body and _number(request, "content-length", default=0) > length:
+            raise Problem(413, "the body reaches beyond Upload-Length")
+        upload = self._uploads.create(path, length, metadata)
         async with upload.lock:
-            if with_body:
-                await self._uploads.take_body(upload, request.receive, checksum)
-            elif length == 0:
-                await self._uploads.finish(upload)
+            try:
+                if with_body:
+                    await self._uploads.take_body(upload, request.receive, checksum)
+                elif length == 0:
+                    await self._uploads.finish(upload)
+            except BaseException:
+                self._uploads.drop(upload)  # a client that is refused never learns where its upload is
+                raise
         location = f"{base_url(request, self._config)}/uploads/{upload.row.id}"
         headers = {"Location": location, **_expires(upload)}
         if with_body:
@@ -113,7 +104,7 @@ class Tus:
         headers = {
             "Upload-Offset": str(row.offset),
             "Upload-Length": str(row.length),
-            "Upload-Metadata": f"path {base64.b64encode(row.path.encode()).decode()}",
+            "Upload-Metadata": row.metadata or f"path {base64.b64encode(row.path.encode()).decode()}",
             "Cache-Control": "no-store",
             **_expires(upload),
         }
@@ -121,7 +112,7 @@ class Tus:
 
     async def _patch(self, request: Request) -> Response:
         upload = self._uploads.get(request.path_params["upload_id"])
-        if request.headers.get("content-type") != OFFSET_STREAM:
+        if not _is_stream(request):
             raise Problem(415, f"Content-Type must be {OFFSET_STREAM}")
         offset = _number(request, "upload-offset")
         checksum = _checksum(request)
@@ -142,6 +133,10 @@ class Tus:
         return Response(status_code=204)
 
 
+def _is_stream(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower() == OFFSET_STREAM
+
+
 def _expires(upload: Upload) -> dict[str, str]:
     return {"Upload-Expires": formatdate(upload.row.expires_at, usegmt=True)}
 
@@ -160,6 +155,8 @@ def _path(metadata: str) -> str:
     found: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in metadata.split(","))):
         key, _, value = pair.partition(" ")
+        if not key.isascii():
+            raise Problem(400, "a key of Upload-Metadata is not ASCII")
         if key in found:
             raise Problem(400, f"Upload-Metadata has {key!r} twice")
         found[key] = value

@@ -104,15 +104,17 @@ class Uploads:
         """Those that wait for bytes."""
         return [upload.row for upload in self._all("open")]
 
-    def create(self, path: str, length: int) -> Upload:
-        """Open an upload and hold cache space for all of it.
+    def create(self, path: str, length: int, metadata: str) -> Upload:
+        """Open an upload, with what its client says of it, and hold cache space for all of it.
 
         Raises:
             Problem: 409 the path cannot be written, 413 larger than the store can ever take, 507 no room now.
         """
-        upload = Upload(self._row(path, length, None), whole=hashlib.sha256() if self._config.repr_digest else None)
-        self._uploads[upload.row.id] = upload
-        self._keeper.store.put_upload(upload.row)
+        row = self._row(path, length, None)
+        row.metadata = metadata
+        upload = Upload(row, whole=hashlib.sha256() if self._config.repr_digest else None)
+        self._uploads[row.id] = upload
+        self._keeper.store.put_upload(row)
         return upload
 
     async def put(
@@ -157,7 +159,7 @@ class Uploads:
                 await self.finish(upload)
                 self._counters.of(path).kept += row.length
         except BaseException:
-            self._drop(upload)
+            self.drop(upload)
             raise
         finally:
             del self._uploads[row.id]
@@ -207,7 +209,15 @@ class Uploads:
         if upload.finishing:
             async with upload.lock:
                 pass
-        self._drop(upload)
+        self.drop(upload)
+
+    def drop(self, upload: Upload) -> None:
+        """Forget an upload's bytes and give its space back, unless it is published."""
+        if upload.row.phase == "open":
+            with self._keeper.acting() as library:
+                library.unreserve(upload.row.length)
+            self._keeper.vault.delete(upload.row.id, None)
+        self._set_phase(upload, "gone")
 
     def expire(self) -> None:
         """Drop every upload whose time is up."""
@@ -343,7 +353,7 @@ class Uploads:
                 library.add(StoredFile(row.id, row.path, row.length, now, now, sha256=sha256))
                 library.unreserve(row.length)
         except Problem:
-            self._drop(upload)
+            self.drop(upload)
             raise
         self._set_phase(upload, "done")
 
@@ -368,14 +378,7 @@ class Uploads:
     def _expire_if_due(self, upload: Upload) -> None:
         idle = not upload.lock.locked()
         if idle and upload.row.phase != "gone" and upload.row.expires_at <= self._keeper.clock():
-            self._drop(upload)
-
-    def _drop(self, upload: Upload) -> None:
-        if upload.row.phase == "open":
-            with self._keeper.acting() as library:
-                library.unreserve(upload.row.length)
-            self._keeper.vault.delete(upload.row.id, None)
-        self._set_phase(upload, "gone")
+            self.drop(upload)
 
     def _set_phase(self, upload: Upload, phase: str) -> None:
         upload.row.phase = phase

@@ -76,7 +76,7 @@ class WebDav:
             return 0
         library = self._keeper.library
         free = sum(t.capacity_bytes - t.used_bytes for t in library.tapes.values() if not t.offline)
-        return max(0, free - sum(file.size for file in library.unmigrated.values()))
+        return max(0, free - sum(file.size for file in library.unmigrated()))
 
 
 def _file(file: StoredFile) -> str:

@@ -474,7 +474,9 @@ def test_kill_9_loses_nothing_acknowledged(tmp_path: Path, port: int):
         rest = {**STREAM, "Upload-Offset": str(half), **checksum(data[half:])}
         assert call(port, "PATCH", upload, rest, data[half:])[0] == 204
         assert call(port, "GET", "/files/new")[2] == data
-        # The recall was queued when the process died; faults do not outlive it, queued work does.
+        # The recall was queued when the process died. So is the fault that holds it still in force.
+        assert b'"SUBMITTED"' in call(port, "GET", location)[2]
+        assert call(port, "DELETE", "/admin/faults")[0] == 204
         assert b'"COMPLETED"' in call(port, "GET", location)[2]
         assert b'"COMPLETED"' in call(port, "GET", pinned)[2]
         assert call(port, "GET", "/files/staged")[2] == b"12345"

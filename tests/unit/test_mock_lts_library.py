@@ -230,5 +230,5 @@ def test_a_random_life_keeps_the_books(seed: int):
         shelf.release(request, {entry.path for entry in request.entries})
     shelf.flush()
     shelf.advance(shelf.now + 1e6)
-    assert not shelf.unmigrated
+    assert not shelf.unmigrated()
     assert all(request.completed_at is not None for request in desk.requests.values())
