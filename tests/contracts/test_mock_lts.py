@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -43,6 +42,7 @@ from tests.fakes.mock_lts import (
     stage,
     to_tape_only,
 )
+from tests.fakes.processes import free_port
 
 
 @pytest.fixture
@@ -442,9 +442,7 @@ class TestAdmin:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 def test_kill_9_loses_nothing_acknowledged(tmp_path: Path, port: int):

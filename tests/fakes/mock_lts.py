@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import http.client
@@ -119,6 +120,19 @@ async def inject(client: httpx.AsyncClient, **fault: Any) -> int:
     answer = await client.post("/admin/faults", json=fault)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
+
+
+async def blobs(folder: Path, expected: int) -> bool:
+    """The folder comes to hold this many blobs; they are unlinked in the background."""
+
+    def there() -> bool:
+        return len(list(folder.iterdir())) == expected
+
+    for _ in range(200):
+        if there():
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 def assert_problem(answer: httpx.Response, status: int) -> None:
