@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 
 from mock_lts.app import create_app
@@ -13,6 +14,8 @@ from mock_lts.server import server
 
 def main() -> int:
     """Read the environment and serve; 2 when that is not possible."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each connection takes one, and each body another
     config = Config.from_env(os.environ)
     connections = Connections()
     try:

@@ -167,7 +167,7 @@ class Admin:
         return JSONResponse(self._active())
 
     async def _inject(self, request: Request) -> Response:
-        fault = await parsed(request, FAULT)
+        fault = await parsed(request, FAULT, within_s=self._config.idle_limit_s)
         library = self._keeper.library
         if isinstance(fault, DriveOffline) and fault.drive >= len(library.drives):
             raise Problem(404, "no such drive")
@@ -210,7 +210,7 @@ class Admin:
         return JSONResponse({"files": waiting}, 202)
 
     async def _evict(self, request: Request) -> Response:
-        body = await parsed(request, _EVICT)
+        body = await parsed(request, _EVICT, within_s=self._config.idle_limit_s)
         with self._keeper.acting() as library:
             if body.path is not None:
                 evicted = [body.path] if library.evict(self._file_at(body.path)) else []
@@ -219,7 +219,7 @@ class Admin:
         return JSONResponse({"evicted": evicted})
 
     async def _worm(self, request: Request) -> Response:
-        body = await parsed(request, _WORM)
+        body = await parsed(request, _WORM, within_s=self._config.idle_limit_s)
         self._keeper.set_worm(on=body.on)
         return JSONResponse({"worm": self._keeper.worm})
 

@@ -11,27 +11,25 @@ from starlette.requests import Request
 from mock_lts.problems import Problem
 
 MAX_BYTES = 4 << 20
-MAX_S = 30.0
-"""A client that has not sent all of its JSON by then is given up, however steadily it drips."""
 
 T = TypeVar("T")
 
 
-async def parsed(request: Request, adapter: TypeAdapter[T], *, max_bytes: int = MAX_BYTES) -> T:
-    """The body as a value; an empty one counts as `{}`.
+async def parsed(request: Request, adapter: TypeAdapter[T], *, within_s: float, max_bytes: int = MAX_BYTES) -> T:
+    """The body as a value; an empty one counts as `{}`. It has to be in in time, however steadily it drips.
 
     Raises:
         Problem: 400 not what is wanted, 408 too slow, 413 too large.
     """
     body = bytearray()
     try:
-        async with asyncio.timeout(MAX_S):
+        async with asyncio.timeout(within_s):
             async for piece in request.stream():
                 body += piece
                 if len(body) > max_bytes:
                     raise Problem(413, f"the body is larger than {max_bytes} bytes", {"Connection": "close"})
     except TimeoutError as error:
-        raise Problem(408, f"the body did not arrive within {MAX_S:.0f} s", {"Connection": "close"}) from error
+        raise Problem(408, f"the body did not arrive within {within_s:g} s", {"Connection": "close"}) from error
     try:
         return adapter.validate_json(bytes(body) or b"{}")
     except ValidationError as error:

@@ -47,6 +47,11 @@ class Config(BaseModel):
         1_209_600, gt=0, description="An idle upload is dropped after this, real s (14 days)"
     )
     pin_lifetime_s: float = Field(86_400, ge=0, description="Pin when a stage request gives no diskLifetime, real s")
+    idle_limit_s: float = Field(
+        60,
+        gt=0,
+        description="A request that brings nothing for this long is given up, real s; so long may headers take",
+    )
     repr_digest: bool = Field(False, description="Hash whole files while they arrive, for Repr-Digest (costs CPU)")
     log_level: str = Field("info", description="uvicorn's log level; requests are never logged")
 

@@ -54,6 +54,7 @@ class Files:
         self._counters = counters
         self._connections = connections
         self._threads = threads
+        self._idle_limit_s = config.idle_limit_s
         self._implicit_recall = config.implicit_recall
         self._retry_after = str(max(1, round(TYPICAL_RECALL_S * config.time_factor)))
 
@@ -87,7 +88,10 @@ class Files:
                 )
             library.touch(file)
             # Opened here and now: an eviction that comes later cannot hurt this reader.
-            fd = os.open(self._keeper.vault.cached(file.id), os.O_RDONLY)
+            try:
+                fd = os.open(self._keeper.vault.cached(file.id), os.O_RDONLY | os.O_NOFOLLOW)
+            except OSError as error:
+                raise Problem(500, f"the bytes cannot be read: {error.strerror}") from error
         return _BlobResponse(self, path, fd, start, end, status, headers)
 
     async def _delete(self, request: Request) -> Response:
@@ -133,10 +137,15 @@ class Files:
                 if tap is not None:
                     block, cut = await tap.through(block)
                 counted.sent += len(block)
-                await send({"type": "http.response.body", "body": block, "more_body": at < end or cut})
-                if cut:
+                try:
+                    async with asyncio.timeout(self._idle_limit_s):
+                        await send({"type": "http.response.body", "body": block, "more_body": at < end or cut})
+                    stalled = False
+                except TimeoutError:
+                    stalled = True  # a client that takes nothing would hold some MiB for ever
+                if cut or stalled:
                     left.cancel()
-                    await self._connections.cut(scope, receive)
+                    await self._connections.cut(scope, receive, unsent=stalled)
                     return
             if response.start == end:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

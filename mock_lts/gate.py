@@ -33,8 +33,8 @@ class Connections:
         """A client is gone."""
         self._transports.pop(_peer(transport), None)
 
-    async def cut(self, scope: Scope, receive: Receive) -> None:
-        """Drop the request's connection; what was sent before still arrives.
+    async def cut(self, scope: Scope, receive: Receive, *, unsent: bool = False) -> None:
+        """Drop the request's connection; what was sent before still arrives, unless `unsent` is to go too.
 
         Raises:
             ConnectionCut: There is no connection: the app is called in-process.
@@ -42,7 +42,10 @@ class Connections:
         transport = self._transports.get(scope.get("client"))
         if transport is None:
             raise ConnectionCut
-        transport.close()
+        if unsent:
+            transport.abort()
+        else:
+            transport.close()
         while (await receive())["type"] != "http.disconnect":
             pass
 

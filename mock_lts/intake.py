@@ -31,7 +31,7 @@ class Intake:
 
     def __init__(self, path: Path, offset: int, hashes: Sequence[Hash], threads: Executor) -> None:
         self.written = 0
-        self._fd = os.open(path, os.O_WRONLY)
+        self._fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
         self._offset = offset
         self._hashes = hashes
         self._threads = threads

@@ -104,7 +104,7 @@ class TapeRest:
         )
 
     async def _stage(self, request: Request) -> Response:
-        body = await parsed(request, _STAGE)
+        body = await parsed(request, _STAGE, within_s=self._config.idle_limit_s)
         if body.model_extra and self._keeper.faults.dialect().strict:
             raise Problem(400, f"unknown keys: {', '.join(sorted(body.model_extra))}")
         if not body.files:
@@ -133,7 +133,7 @@ class TapeRest:
         return JSONResponse(answer)
 
     async def _cancel(self, request: Request) -> Response:
-        body = await parsed(request, _PATHS)
+        body = await parsed(request, _PATHS, within_s=self._config.idle_limit_s)
         with self._keeper.acting() as library:
             staged = self._known(request)
             paths = {collapsed(path) for path in body.paths}
@@ -149,7 +149,7 @@ class TapeRest:
 
     async def _release(self, request: Request) -> Response:
         # gfal2 releases under a placeholder when it has lost the id, and dCache answers 200 whatever it could unpin.
-        body = await parsed(request, _PATHS)
+        body = await parsed(request, _PATHS, within_s=self._config.idle_limit_s)
         with self._keeper.acting() as library:
             staged = self._keeper.desk.find(request.path_params["request_id"], self._keeper.clock())
             if staged is not None:
@@ -157,7 +157,7 @@ class TapeRest:
         return Response()
 
     async def _archiveinfo(self, request: Request) -> Response:
-        body = await parsed(request, _PATHS, max_bytes=MAX_ARCHIVEINFO_BYTES)
+        body = await parsed(request, _PATHS, within_s=self._config.idle_limit_s, max_bytes=MAX_ARCHIVEINFO_BYTES)
         with self._keeper.acting():
             return JSONResponse([self._info(path) for path in body.paths[:MAX_ARCHIVEINFO_PATHS]])
 

@@ -30,8 +30,6 @@ from mock_lts.store import UploadRow
 if TYPE_CHECKING:
     from hashlib import _Hash as Sha  # pyright: ignore[reportPrivateUsage] - typeshed's only name for it
 
-IDLE_LIMIT_S = 60.0
-"""A body that brings nothing for this long is given up, so that a dead client cannot hold an upload."""
 CHECKPOINT_BYTES = 16 << 20
 """An unchecked body is acknowledged to the database this often, so that a long one survives a crash of ours."""
 GROWTH_BYTES = 64 << 20
@@ -278,19 +276,19 @@ class Uploads:
     ) -> tuple[int, Exception | None]:
         """Write a body at the upload's offset; how many bytes of it are in the blob, and why it has no more."""
         refusal: Exception | None = None
-        async with Intake(self._keeper.vault.cached(upload.row.id), upload.row.offset, hashes, self._threads) as intake:
-            try:
-                await self._receive(upload, receive, intake, checkpoints=checkpoints)
-            except (Problem, ConnectionCut) as error:
-                refusal = error
-            except TimeoutError:
-                refusal = Problem(408, f"no data for {IDLE_LIMIT_S:.0f} s", {"Connection": "close"})
-            except OSError as error:
-                raise _disk_problem(error) from error
-            try:
+        blob = self._keeper.vault.cached(upload.row.id)
+        try:
+            async with Intake(blob, upload.row.offset, hashes, self._threads) as intake:
+                try:
+                    await self._receive(upload, receive, intake, checkpoints=checkpoints)
+                except (Problem, ConnectionCut) as error:
+                    refusal = error
+                except TimeoutError:
+                    limit_s = self._config.idle_limit_s
+                    refusal = Problem(408, f"no data for {limit_s:g} s", {"Connection": "close"})
                 await intake.finish()
-            except OSError as error:
-                raise _disk_problem(error) from error
+        except OSError as error:
+            raise _disk_problem(error) from error
         return intake.written, refusal
 
     async def _receive(self, upload: Upload, receive: Receive, intake: Intake, *, checkpoints: bool) -> None:
@@ -302,7 +300,8 @@ class Uploads:
         received = 0
         renewed_at = loop.time()
         more = True
-        async with asyncio.timeout(IDLE_LIMIT_S) as watch:
+        limit_s = self._config.idle_limit_s
+        async with asyncio.timeout(limit_s) as watch:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -322,7 +321,7 @@ class Uploads:
                 self._demand_open(upload)
                 if (now := loop.time()) > renewed_at + 1.0:  # not at every piece: that would cost 5 % of the CPU
                     renewed_at = now
-                    watch.reschedule(now + IDLE_LIMIT_S)
+                    watch.reschedule(now + limit_s)
                 if checkpoints and start + intake.written - row.offset >= CHECKPOINT_BYTES:
                     row.offset = start + intake.written
                     self._acknowledge(upload)

@@ -74,7 +74,7 @@ class Vault:
             (folder, on_tape.get(folder.name, set())) for folder in self._tapes.iterdir()
         ]:
             for blob in folder.iterdir():
-                if blob.name not in wanted:
+                if blob.name not in wanted and (blob.is_symlink() or not blob.is_dir()):
                     blob.unlink()
 
     @staticmethod
