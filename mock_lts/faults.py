@@ -33,7 +33,7 @@ class Slow(_Fault):
 
     kind: Literal["slow"]
     direction: Direction | None = None
-    bytes_per_s: float = Field(float("inf"), gt=0)
+    bytes_per_s: float | None = Field(None, gt=0)
     delay_s: float = Field(0, ge=0, le=600)
 
 
@@ -222,7 +222,7 @@ class Tap:
                 first = fault.delay_s if self._passed == 0 else 0.0
                 if first:
                     self._faults.use(fault)
-                await asyncio.sleep(first + len(data) / fault.bytes_per_s)
+                await asyncio.sleep(first + (len(data) / fault.bytes_per_s if fault.bytes_per_s else 0.0))
             elif isinstance(fault, CorruptInFlight):
                 at = fault.offset - self._offset
                 if 0 <= at < len(data):

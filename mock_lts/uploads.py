@@ -14,6 +14,7 @@ import hashlib
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from starlette.types import Receive
@@ -266,6 +267,9 @@ class Uploads:
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._threads, self._keeper.vault.harden, upload.row.id)
+            if self._config.repr_digest and upload.whole is None and upload.sha256 is None:  # begun before a restart
+                blob = self._keeper.vault.cached(upload.row.id)
+                upload.sha256 = await loop.run_in_executor(self._threads, _sha256_of, blob)
             self._publish(upload)
             await loop.run_in_executor(self._threads, self._keeper.store.sync)
         finally:
@@ -386,6 +390,11 @@ class Uploads:
 
     def _all(self, phase: str) -> list[Upload]:
         return [upload for upload in self._uploads.values() if upload.row.phase == phase]
+
+
+def _sha256_of(blob: Path) -> str:
+    with blob.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _disk_problem(error: OSError) -> Problem:
