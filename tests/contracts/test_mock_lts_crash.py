@@ -109,10 +109,10 @@ class Acknowledged:
         else:
             return
         if n % 2:
-            self.released.add(request_id)
             client.ask("POST", f"/api/v1/tape/release/{request_id}", {"paths": paths})
+            self.released.add(request_id)
         else:
-            self.completed.update({path: request_id for path in paths})
+            self.completed.update(dict.fromkeys(paths, request_id))
 
 
 def check(port: int, known: Acknowledged) -> None:
