@@ -29,7 +29,7 @@ from clients.s3_small import SmallObjects
 from clients.state import State
 from domain import names
 from domain.errors import Damaged, InfrastructureError, TapeUnavailable
-from domain.manifest import Manifest, dump_manifest, dump_segment
+from domain.manifest import Journal, Manifest, dump_manifest, dump_segment
 from domain.message import Message
 from domain.packing import Packer
 from domain.tarstream import Layout
@@ -156,7 +156,8 @@ class TapeActivities:
             upload_id = await self._store.open_write(block.archive_id, layout.tar_bytes)
         except WriteOnce:
             raise TapeUnavailable(
-                f"{block.archive_id} stands on the write-once LTS with another size than the plan's {layout.tar_bytes}"
+                f"{block.archive_id} stands on the LTS with another size than the plan's {layout.tar_bytes}, and the "
+                "LTS does not overwrite; take that file away, or give the archive up"
             ) from None
         await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
         return OpenedBlock(archive_id=block.archive_id, tar_bytes=layout.tar_bytes, upload_id=upload_id)
@@ -166,14 +167,19 @@ class TapeActivities:
         """Stream one datablock to the LTS, going on where the LTS and the journal say that it stands."""
         block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
         layout = await asyncio.to_thread(Layout, block)
-        acknowledged = await self._acknowledged(order.upload_id, block.archive_id, layout.tar_bytes)
+        known = await self._state.journal(order.pid, order.plan_digest, block.stem)
+        synced = min(len(known.chunks) * layout.chunk_bytes, layout.tar_bytes)
+        acknowledged = await self._acknowledged(order.upload_id, block.archive_id, layout.tar_bytes, synced)
         if acknowledged is None:
             return WrittenBlock(finished=False)
         if acknowledged == layout.tar_bytes and await self._state.manifest(order.pid, order.plan_digest, block.stem):
+            if order.upload_id:
+                # The manifest may be an earlier write's, and this one's file not in its place yet.
+                await self._store.finish(order.upload_id, block.archive_id, layout.tar_bytes)
             return WrittenBlock(finished=True)
         bookmark = Bookmark(order.index, layout.tar_bytes)
-        packer = await self._resume(order, layout, acknowledged)
-        journal = _JournalKeeper(self._state, order, packer, asyncio.get_running_loop())
+        packer = await self._resume(order, layout, known, acknowledged)
+        journal = _JournalKeeper(self._state, self._store, order, packer, asyncio.get_running_loop())
         writer = TarWriter(
             packer,
             source=RangeReader(
@@ -204,6 +210,10 @@ class TapeActivities:
             await in_thread(write, bookmark)
         except UploadGone:
             return WrittenBlock(finished=False)
+        except WriteOnce:
+            raise TapeUnavailable(
+                f"{block.archive_id} appeared on the LTS while it was written; it is looked at anew"
+            ) from None
         except (OffsetMismatch, ChunkRefused) as error:
             raise TapeUnavailable(
                 f"the LTS did not take a chunk of {block.archive_id} ({type(error).__name__}); the write goes on from "
@@ -216,10 +226,9 @@ class TapeActivities:
         await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
         return WrittenBlock(finished=True)
 
-    async def _resume(self, order: WriteBlock, layout: Layout, acknowledged: int) -> Packer:
+    async def _resume(self, order: WriteBlock, layout: Layout, journal: Journal, acknowledged: int) -> Packer:
         """The digests as far as the journal and the LTS agree; what the LTS has not acknowledged does not count."""
         stem = layout.plan.stem
-        journal = await self._state.journal(order.pid, order.plan_digest, stem)
         whole = len(journal.chunks) if acknowledged == layout.tar_bytes else acknowledged // layout.chunk_bytes
         chunks = journal.chunks[:whole]
         members = journal.members[: _ended(layout, len(chunks))]
@@ -230,11 +239,11 @@ class TapeActivities:
             await self._state.put_segment(order.pid, order.plan_digest, stem, 0, segment)
         return Packer(layout, chunks, members)
 
-    async def _acknowledged(self, upload_id: str, archive_id: str, tar_bytes: int) -> int | None:
+    async def _acknowledged(self, upload_id: str, archive_id: str, tar_bytes: int, synced: int) -> int | None:
         """Bytes that stand on the LTS, None if neither the upload nor the file is there."""
         if upload_id:
             try:
-                return await self._store.write_offset(upload_id)
+                return await self._store.write_offset(upload_id, synced)
             except UploadGone:
                 pass
         there = await self._store.stat(archive_id)
@@ -359,8 +368,10 @@ class TapeActivities:
 class _JournalKeeper:
     """Puts a journal segment every 32 chunks, every 30 s, and when the copy stops; called from the copy's thread."""
 
-    def __init__(self, state: State, ref: BlockRef, packer: Packer, loop: asyncio.AbstractEventLoop) -> None:
-        self._state, self._ref, self._packer, self._loop = state, ref, packer, loop
+    def __init__(
+        self, state: State, store: LongTermStore, ref: WriteBlock, packer: Packer, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._state, self._store, self._ref, self._packer, self._loop = state, store, ref, packer, loop
         self._chunks = self._written = len(packer.chunks)
         self._members = len(packer.members)
         self._last = time.monotonic()
@@ -377,6 +388,9 @@ class _JournalKeeper:
         if self._written == self._chunks:
             return
         packer, first = self._packer, self._chunks
+        if self._ref.upload_id:
+            # A journal must never be ahead of what a power cut leaves.
+            self._store.sync(self._ref.upload_id)
         ended = min(_ended(packer.layout, self._written), len(packer.members))
         data = dump_segment(
             first, packer.chunks[first : self._written], self._members, packer.members[self._members : ended]

@@ -11,7 +11,8 @@ import select
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -121,6 +122,25 @@ class ConnectionPool:
         except _Broken as broken:
             raise self._failed(method, target, broken) from broken.__cause__
 
+    def begin(self, method: str, target: str, headers: Mapping[str, str]) -> "OpenRequest":
+        """Start a request whose body comes piece by piece, on a connection of its own.
+
+        Args:
+            method: HTTP method.
+            target: path and query, percent-encoded.
+            headers: must hold `Content-Length`.
+
+        Raises:
+            TransferFailed: no connection.
+        """
+        connection = self._new()
+        request = OpenRequest(connection, f"{method} {target.partition('?')[0]} on {self._host}")
+        with request.failing():
+            connection.connect()
+            connection.sock.settimeout(self._timeout_s)
+            _send_head(connection, method, target, headers)
+        return request
+
     def close(self) -> None:
         """Close the idle connections; those in use are closed by their requests' end."""
         with self._lock:
@@ -205,24 +225,84 @@ class ConnectionPool:
         body: Iterable[memoryview] | None,
     ) -> OSError | None:
         """Send the request; return the error when the server stopped listening, since it may have answered why."""
-        connection.putrequest(method, target, skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        connection.endheaders()
+        _send_head(connection, method, target, headers)
         if body is None:
             return None
         sent = 0
-        for whole in body:
-            view = whole.cast("B")
-            for start in range(0, view.nbytes, _SLICE_BYTES):
-                try:
-                    connection.sock.sendall(view[start : start + _SLICE_BYTES])
-                except (BrokenPipeError, ConnectionResetError) as error:
-                    return error
+        for view in body:
+            try:
+                _send_piece(connection, view)
+            except (BrokenPipeError, ConnectionResetError) as error:
+                return error
             sent += view.nbytes
         if sent != int(headers["Content-Length"]):
             raise ValueError(f"the body has {sent} bytes, {headers['Content-Length']} were announced")
         return None
+
+
+class OpenRequest:
+    """A request under way: pieces of its body, then the answer. Not for several threads at once."""
+
+    def __init__(self, connection: http.client.HTTPConnection, name: str) -> None:
+        self._connection, self._name = connection, name
+
+    def send(self, piece: memoryview) -> Answer | None:
+        """Send a piece; what the server answers before it has all of them is returned, and ends the request.
+
+        Raises:
+            TransferFailed: the connection broke; the request is at its end.
+        """
+        if self._connection.sock is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise TransferFailed(f"{self._name}: the request was given up")
+        if _has_something_to_read(self._connection):
+            return self.end()
+        with self.failing():
+            try:
+                _send_piece(self._connection, piece)
+            except (BrokenPipeError, ConnectionResetError):
+                return self.end()
+        return None
+
+    def end(self) -> Answer:
+        """Read the answer and close the connection.
+
+        Raises:
+            TransferFailed: no complete answer.
+        """
+        with self.failing():
+            answer, _ = _receive(self._connection.getresponse(), None)
+        self.close()
+        return answer
+
+    def close(self) -> None:
+        """Give the request up."""
+        self._connection.close()
+
+    @contextmanager
+    def failing(self) -> Generator[None]:
+        """Close the connection on any error, and say what it means."""
+        try:
+            yield
+        except (_Broken, http.client.HTTPException, OSError) as error:
+            self.close()
+            said = _plain(error) if isinstance(error, OSError) else str(error) or "the answer is not HTTP"
+            raise TransferFailed(f"{self._name}: {said}") from error
+        except BaseException:
+            self.close()
+            raise
+
+
+def _send_head(connection: http.client.HTTPConnection, method: str, target: str, headers: Mapping[str, str]) -> None:
+    connection.putrequest(method, target, skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+
+
+def _send_piece(connection: http.client.HTTPConnection, piece: memoryview) -> None:
+    view = piece.cast("B")
+    for start in range(0, view.nbytes, _SLICE_BYTES):
+        connection.sock.sendall(view[start : start + _SLICE_BYTES])
 
 
 class _Broken(Exception):

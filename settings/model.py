@@ -31,6 +31,13 @@ def _as_url(endpoint: str) -> str:
     return url.rstrip("/")
 
 
+def _as_residency(rule: str) -> str:
+    kind, _, attribute = rule.partition(":")
+    if rule not in ("sticky", "blocks") and not (kind == "xattr" and attribute):
+        raise ValueError("must be sticky, blocks or xattr:<attribute>")
+    return rule
+
+
 def _as_prefix(prefix: str) -> str:
     """Write a path prefix with a leading slash and without a trailing one."""
     return f"/{prefix.strip('/')}" if prefix.strip("/") else ""
@@ -38,6 +45,7 @@ def _as_prefix(prefix: str) -> str:
 
 Endpoint = Annotated[str, AfterValidator(_as_url)]
 Prefix = Annotated[str, AfterValidator(_as_prefix)]
+Residency = Annotated[str, AfterValidator(_as_residency)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -113,9 +121,20 @@ class Settings(BaseSettings):
     )
 
     # The long-term storage (LTS)
-    lts_driver: Literal["http"] = Field(default="http", description="How to talk to the LTS.")
-    lts_endpoint: Endpoint = Field(default="http://127.0.0.1:8020", description="Base URL of the LTS.")
-    lts_token: SecretStr = Field(default=NO_SECRET, description="Bearer token for the LTS.")
+    lts_driver: Literal["http", "filesystem"] = Field(
+        default="http", description="How to talk to the LTS: by http, or as a share that is mounted."
+    )
+    lts_endpoint: Endpoint = Field(default="http://127.0.0.1:8020", description="Base URL of the LTS (http).")
+    lts_token: SecretStr = Field(default=NO_SECRET, description="Bearer token for the LTS (http).")
+    lts_write: Literal["tus", "put"] = Field(
+        default="tus",
+        description="Upload protocol (http): tus goes on after a crash, a plain put begins the datablock anew.",
+    )
+    lts_path: Path | None = Field(default=None, description="Folder where the share is mounted (filesystem).")
+    lts_residency: Residency = Field(
+        default="sticky",
+        description="How the share shows that a file is on tape (filesystem): sticky, blocks or xattr:<attribute>.",
+    )
     lts_chunk_bytes: int = Field(
         default=16 * MIB,
         ge=5 * MIB,
@@ -184,7 +203,7 @@ class Settings(BaseSettings):
         # A namesake that was refused itself is absent here, and is named by its own error.
         return value or info.data.get(namesake[str(info.field_name)], "")
 
-    @field_validator("ca_file", mode="before")
+    @field_validator("ca_file", "lts_path", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """TOML has no null."""
@@ -199,6 +218,8 @@ class Settings(BaseSettings):
                 f"S3_URL_EXPIRATION_DAYS + 1 ({self.s3_url_expiration_days + 1}), "
                 "or a link would outlive what it points to"
             )
+        if self.lts_driver == "filesystem" and (self.lts_path is None or not self.lts_path.is_absolute()):
+            raise ValueError("LTS_PATH must be an absolute path where LTS_DRIVER is filesystem")
         buckets = (self.s3_landingzone_bucket, self.s3_retrieval_bucket, self.s3_state_bucket)
         if len(set(buckets)) < len(buckets):
             raise ValueError("S3_LANDINGZONE_BUCKET, S3_RETRIEVAL_BUCKET and S3_STATE_BUCKET must be three buckets")

@@ -19,7 +19,11 @@ from activities.reporting import ReportingActivities
 from activities.restoring import RestoringActivities
 from activities.retrieval import RetrievalActivities
 from activities.tape import TapeActivities
+from clients.lts.filesystem import FilesystemStore
 from clients.lts.http import HttpLongTermStore
+from clients.lts.http_put import HttpPutStore
+from clients.lts.protocol import LongTermStore
+from clients.lts.residency import residency
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects
 from clients.s3_small import SmallObjects
@@ -63,9 +67,7 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
         names: the queues that this process works on: their copies share its memory budget.
     """
     access, secret = settings.s3_user.get_secret_value(), settings.s3_password.get_secret_value()
-    store = HttpLongTermStore(
-        endpoint=settings.lts_endpoint, token=settings.lts_token.get_secret_value() or None, ca_file=settings.ca_file
-    )
+    store = long_term_store(settings)
     catalogue = Catalogue(
         endpoint=settings.scicat_endpoint,
         username=settings.scicat_user.get_secret_value(),
@@ -99,6 +101,22 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
                 await catalogue.aclose()
 
 
+def long_term_store(settings: Settings) -> LongTermStore:
+    """The driver that the settings choose; it connects to nothing yet."""
+    if settings.lts_driver == "filesystem":
+        assert settings.lts_path is not None  # noqa: S101 - the settings have checked it
+        return FilesystemStore(
+            root=settings.lts_path,
+            residency=residency(settings.lts_residency),
+            # Nobody comes back to an upload after the last retry and the end of parking; twice that, to be sure.
+            upload_lifetime=2 * timedelta(hours=settings.archiver_retry_hours, days=settings.archiver_park_days),
+        )
+    driver = HttpPutStore if settings.lts_write == "put" else HttpLongTermStore
+    return driver(
+        endpoint=settings.lts_endpoint, token=settings.lts_token.get_secret_value() or None, ca_file=settings.ca_file
+    )
+
+
 def _buffers(settings: Settings, names: Sequence[str]) -> int:
     """Buffers for each copy, so that all copies of this process together keep to its memory budget."""
     slots = {queues.ARCHIVAL: settings.archival_slots, queues.RETRIEVAL: settings.retrieval_slots}
@@ -128,7 +146,7 @@ async def _check_versioning(objects: ObjectStore, settings: Settings) -> None:
 def _work(
     settings: Settings,
     client: Client,
-    store: HttpLongTermStore,
+    store: LongTermStore,
     catalogue: Catalogue,
     bulk: BulkObjects,
     small: SmallObjects,

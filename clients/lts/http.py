@@ -122,17 +122,17 @@ class HttpLongTermStore:
         answer = await self._ask(what, "POST", self._origin + self._uploads, headers=headers)
         _mind_write_once(what, answer)
         if answer.status_code != 201 or "location" not in answer.headers:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
         return urlsplit(urljoin(self._origin + self._uploads, answer.headers["location"])).path
 
-    async def write_offset(self, upload_id: str) -> int:
-        """Ask tus for the offset."""
+    async def write_offset(self, upload_id: str, synced: int = 0) -> int:
+        """Ask tus for the offset; what is acknowledged is durable."""
         what = "asking for an upload's offset"
         answer = await self._ask(what, "HEAD", self._upload_url(upload_id), headers=_TUS)
         if answer.status_code in _GONE:
             raise UploadGone(f"{what}: the upload is unknown")
         if not answer.is_success:
-            _refuse(what, answer.status_code, b"")
+            refuse(what, answer.status_code, b"")
         return _count(answer.headers.get("upload-offset"), what)
 
     def write(self, upload_id: str, offset: int, data: memoryview, sha256: bytes) -> None:
@@ -159,7 +159,10 @@ class HttpLongTermStore:
             case 460:
                 raise ChunkRefused(f"{what}: other bytes arrived than were sent")
             case status:
-                _refuse(what, status, answer.body)
+                refuse(what, status, answer.body)
+
+    def sync(self, upload_id: str) -> None:
+        """Nothing is left to do: what is acknowledged is durable."""
 
     async def finish(self, upload_id: str, path: str, size_bytes: int) -> None:
         """Look whether the file is there, since tus publishes it with its last byte.
@@ -179,7 +182,7 @@ class HttpLongTermStore:
         what = "aborting an upload"
         answer = await self._ask(what, "DELETE", self._upload_url(upload_id), headers=_TUS)
         if not answer.is_success and answer.status_code not in _GONE:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
 
     async def stat(self, path: str) -> FileStat | None:
         """HEAD the file for its size, ask the Tape REST API for its locality."""
@@ -220,7 +223,7 @@ class HttpLongTermStore:
                 raise Nearline(f"{what}: the bytes are on tape only")
             case _:
                 pass
-        _refuse(what, answer.status, answer.body)
+        refuse(what, answer.status, answer.body)
 
     async def delete(self, path: str) -> None:
         """DELETE the file."""
@@ -228,7 +231,7 @@ class HttpLongTermStore:
         answer = await self._ask(what, "DELETE", self._origin + self._file_target(path))
         _mind_write_once(what, answer)
         if not answer.is_success and answer.status_code not in _GONE:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -252,7 +255,7 @@ class HttpLongTermStore:
         what = f"requesting a recall of {len(paths)} files"
         answer = await self._ask(what, "POST", await self._tape("/stage"), body={"files": files})
         if not answer.is_success:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
         recall_id = _mapping(_json(answer.content or b"{}", what)).get("requestId")
         if not recall_id:
             recall_id = unquote(answer.headers.get("location", "").rstrip("/").rpartition("/")[2])
@@ -273,7 +276,7 @@ class HttpLongTermStore:
         if answer.status_code in _GONE:
             raise RecallGone(f"{what}: the store does not know it")
         if not answer.is_success:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
         items = _mappings(_mapping(_json(answer.content, what)).get("files"))
         if not paths:
             return [_recalled(str(item.get("path", "")).lstrip("/"), item) for item in items]
@@ -292,14 +295,14 @@ class HttpLongTermStore:
             for path in paths:
                 await self.release(recall_id, [path])
         elif not answer.is_success and answer.status_code not in (400, *_GONE):
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
 
     async def cancel(self, recall_id: str) -> None:
         """Delete a stage request, which cancels what is left of it."""
         what = "cancelling a recall"
         answer = await self._ask(what, "DELETE", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
         if not answer.is_success and answer.status_code not in _GONE:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
 
     # --- Listable, Space ----------------------------------------------------------------------------------------------
 
@@ -344,7 +347,7 @@ class HttpLongTermStore:
         if answer.status_code in _GONE:
             return []
         if answer.status_code != 207:
-            _refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content)
         found: list[tuple[str, ET.Element]] = []
         for response in _parse_xml(answer.content, what).iter(f"{_DAV}response"):
             for propstat in response.iter(f"{_DAV}propstat"):
@@ -365,7 +368,7 @@ class HttpLongTermStore:
             body = {"paths": [_absolute(path) for path in batch]}
             answer = await self._ask(what, "POST", await self._tape("/archiveinfo"), body=body)
             if not answer.is_success:
-                _refuse(what, answer.status_code, answer.content)
+                refuse(what, answer.status_code, answer.content)
             found |= _localities(_json(answer.content, what), batch)
         return found
 
@@ -387,7 +390,7 @@ class HttpLongTermStore:
             if elsewhere:
                 pool.close()
         if answer.status // 100 != 2:
-            _refuse(what, answer.status, answer.body)
+            refuse(what, answer.status, answer.body)
         return _localities(_json(answer.body, what), [path]).get(path) is Locality.TAPE
 
     async def _tape(self, resource: str) -> str:
@@ -401,7 +404,7 @@ class HttpLongTermStore:
         if status in _GONE:
             raise Misconfigured(f"{what}: {self._origin}{_DISCOVERY} does not exist")
         if status != 200:
-            _refuse(what, status, body)
+            refuse(what, status, body)
         for endpoint in _mappings(_mapping(_json(body, what)).get("endpoints")):
             if endpoint.get("version") == "v1":
                 uri = urljoin(self._origin, str(endpoint.get("uri", ""))).rstrip("/")
@@ -429,7 +432,7 @@ class HttpLongTermStore:
         if answer.status_code in _GONE:
             return None
         if not answer.is_success:
-            _refuse(what, answer.status_code, b"")
+            refuse(what, answer.status_code, b"")
         return _count(answer.headers.get("content-length"), what)
 
     async def _ask(
@@ -468,7 +471,7 @@ class HttpLongTermStore:
             raise TapeUnavailable(f"{what}: {error}") from error
 
 
-def _refuse(what: str, status: int, body: bytes) -> NoReturn:
+def refuse(what: str, status: int, body: bytes) -> NoReturn:
     """Raise what a status means that no caller has to tell apart."""
     said = f"{what}: the store answered {status}{_detail(body)}"
     kind: type[InfrastructureError] = TapeUnavailable

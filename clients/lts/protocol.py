@@ -66,7 +66,7 @@ class FileAbsent(Exception):
 
 
 class WriteOnce(Exception):
-    """The store never deletes or overwrites (WORM)."""
+    """The store does not delete (WORM), or has a file at that path already and does not overwrite."""
 
 
 @runtime_checkable
@@ -77,12 +77,18 @@ class LongTermStore(Protocol):
         """Begin a file of exactly `size_bytes` and return the upload's id; nothing shows at `path` yet.
 
         Raises:
-            WriteOnce: a write-once store already has a file at `path`.
+            WriteOnce: there is a file at `path`, and the store does not overwrite.
         """
         ...
 
-    async def write_offset(self, upload_id: str) -> int:
-        """Bytes that the store has acknowledged; the size itself once the file is finished.
+    async def write_offset(self, upload_id: str, synced: int = 0) -> int:
+        """Where the write goes on: bytes that need not be sent again; the size itself once the file is finished.
+
+        Args:
+            upload_id: from `open_write`.
+            synced: bytes that are known to have been written when `sync` last returned. A store that cannot vouch for
+                more, as a file system after a power cut, goes back to them; one that acknowledges only what is durable
+                need not look at them.
 
         Raises:
             UploadGone: the store does not know the upload.
@@ -90,10 +96,22 @@ class LongTermStore(Protocol):
         ...
 
     def write(self, upload_id: str, offset: int, data: memoryview, sha256: bytes) -> None:
-        """Append `data` (at most 16 MiB) at `offset`, checked against its raw digest on arrival. Blocks.
+        """Append `data` (at most 16 MiB) at `offset`. Blocks.
+
+        The raw digest is for stores that can check a chunk on arrival; all of them are read back in the end. A store
+        may take bytes again that it has already, since they are the same.
 
         Raises:
             UploadGone, OffsetMismatch, ChunkRefused.
+            WriteOnce: only now the store says that it has a file at the path.
+        """
+        ...
+
+    def sync(self, upload_id: str) -> None:
+        """Make durable what `write` has taken; the caller relies on it before it notes how far it is. Blocks.
+
+        Raises:
+            UploadGone: the store does not know the upload.
         """
         ...
 

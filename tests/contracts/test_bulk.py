@@ -122,6 +122,58 @@ def test_an_answer_that_comes_before_the_body_has_gone_is_heard() -> None:
     assert (answer.status, answer.body) == (413, b"no!")
 
 
+def test_a_body_may_come_piece_by_piece(server: CannedServer, pool: ConnectionPool) -> None:
+    server.says("PUT", "/a", Canned(201, b"thanks"))
+    request = pool.begin("PUT", "/a", {"Content-Length": str(len(DATA))})
+    view = memoryview(DATA)
+    assert request.send(view[:1000]) is None
+    assert request.send(view[1000:]) is None
+    assert request.end().status == 201
+    assert server.seen[-1].body == DATA
+    with pytest.raises(TransferFailed):
+        request.send(view)
+
+
+def test_an_answer_between_two_pieces_ends_the_request() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 507 Full\r\nContent-Length: 4\r\n\r\nfull")
+                connection.recv(1 << 20)
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        pool = ConnectionPool(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=10)
+        request = pool.begin("PUT", "/a", {"Content-Length": str(1 << 30)})
+        piece, answer = memoryview(bytes(1 << 20)), None
+        for _ in range(1000):
+            answer = request.send(piece)
+            if answer is not None:
+                break
+        thread.join()
+        assert answer is not None
+        assert (answer.status, answer.body) == (507, b"full")
+
+
+def test_a_connection_that_is_cut_between_two_pieces_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def cut() -> None:
+            connection, _ = listener.accept()
+            connection.close()
+
+        thread = threading.Thread(target=cut)
+        thread.start()
+        pool = ConnectionPool(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=10)
+        request = pool.begin("PUT", "/a", {"Content-Length": str(1 << 30)})
+        thread.join()
+        with pytest.raises(TransferFailed, match=r"PUT /a on 127\.0\.0\.1"):
+            request.send(memoryview(b"x"))
+
+
 def test_an_answer_that_does_not_come_is_not_asked_for_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         pool = ConnectionPool(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2)

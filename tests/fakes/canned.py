@@ -63,7 +63,7 @@ class CannedServer:
                     self.wfile.write(said.body[: said.cut_after])
                 self.close_connection = self.close_connection or said.close or said.cut_after is not None
 
-            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_PROPFIND = answer  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_PROPFIND = do_MKCOL = answer  # noqa: N815
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass

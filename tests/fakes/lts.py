@@ -125,7 +125,7 @@ class FakeLongTermStore:
             self.uploads[upload_id] = _Upload(path, size_bytes)
             return upload_id
 
-    async def write_offset(self, upload_id: str) -> int:
+    async def write_offset(self, upload_id: str, synced: int = 0) -> int:
         """Bytes received."""
         with self._called("write_offset"):
             return len(self._upload(upload_id).received)
@@ -144,6 +144,11 @@ class FakeLongTermStore:
             self.bytes_written += data.nbytes
             if len(upload.received) == upload.size:
                 self.files[upload.path] = FakeFile(bytearray(upload.received), on_tape=self.migrates)
+
+    def sync(self, upload_id: str) -> None:
+        """Nothing to do: memory loses nothing but all of it."""
+        with self._called("sync"):
+            self._upload(upload_id)
 
     async def finish(self, upload_id: str, path: str, size_bytes: int) -> None:
         """Look whether the file is there."""

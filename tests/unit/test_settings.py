@@ -104,7 +104,9 @@ def test_decimal_sizes() -> None:
         ("S3_ENPOINT = 'x'", "S3_ENPOINT is not the name of a setting."),
         ("LTS_CHUNK_BYTES = 1_048_576", "LTS_CHUNK_BYTES should be greater than or equal to 5242880."),
         ("S3_ENDPOINT = 'ftp://x'", "S3_ENDPOINT must be host[:port] or an http(s) URL without query."),
-        ("LTS_DRIVER = 'pigeon'", "LTS_DRIVER should be 'http'."),
+        ("LTS_DRIVER = 'pigeon'", "LTS_DRIVER should be 'http' or 'filesystem'."),
+        ("LTS_DRIVER = 'filesystem'", "LTS_PATH must be an absolute path where LTS_DRIVER is filesystem."),
+        ("LTS_RESIDENCY = 'xattr:'", "LTS_RESIDENCY must be sticky, blocks or xattr:<attribute>."),
         ("UVICORN_PORT = 'many'", "UVICORN_PORT should be a valid integer, unable to parse string as an integer."),
         (
             "RETRIEVAL_RETENTION_DAYS = 7",
