@@ -233,6 +233,7 @@ def keep_for_ever(folder: Path, on: bool) -> None:
 STORES: dict[str, Callable[[pytest.FixtureRequest], Library]] = {
     "fake": lambda request: FakeLibrary(),
     "http-tus": lambda request: HttpLibrary(_server(request)),
+    "http-put": lambda request: HttpPutLibrary(_server(request)),
     "filesystem-sticky": lambda request: ShareLibrary(_folder(request), "sticky", refuses_stubs=False),
     "filesystem-blocks": lambda request: ShareLibrary(_folder(request), "blocks", refuses_stubs=True),
     "filesystem-xattr": lambda request: ShareLibrary(_folder(request), "xattr:user.migrated", refuses_stubs=False),
@@ -453,8 +454,15 @@ async def test_finishing_looks_whether_the_file_is_there(library: Library) -> No
 
 
 async def test_what_does_not_fit_is_told(library: Library) -> None:
+    async def fill() -> None:
+        upload_id = await library.store.open_write(library.path(), 1 << 50)
+        for n in range(1000):
+            # At once, or while the first bytes are on their way.
+            write(library.store, upload_id, n * KIB, b"x" * KIB)
+            await asyncio.sleep(0.005)
+
     with pytest.raises(NoSpace):
-        write(library.store, await library.store.open_write(library.path(), 1 << 50), 0, b"x" * KIB)
+        await fill()
 
 
 # --- reading, deleting ------------------------------------------------------------------------------------------------
