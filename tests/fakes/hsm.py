@@ -24,7 +24,7 @@ from clients.lts.filesystem import UPLOADS
 
 LOOK_EVERY_S = 0.01
 TO_TAPE_AFTER_S = 0.3
-OFF_DISK_AFTER_S = 2.0
+OFF_DISK_AFTER_S = 1.0
 
 
 def keeps_access_times(folder: Path) -> bool:
