@@ -108,7 +108,9 @@ class LongTermStore(Protocol):
         ...
 
     def sync(self, upload_id: str) -> None:
-        """Make durable what `write` has taken; the caller relies on it before it notes how far it is. Blocks.
+        """Make durable what `write` has taken, before the caller notes how far it is. Blocks.
+
+        What a store cannot make durable yet, its `write_offset` must not count.
 
         Raises:
             UploadGone: the store does not know the upload.
