@@ -222,6 +222,28 @@ async def test_a_crash_between_link_and_unlink_is_tidied_up(make: Make, root: Pa
     assert read(store, "d/a.tar") == CONTENT
 
 
+async def test_a_file_is_durable_before_it_has_its_name_and_its_name_before_it_is_finished(
+    store: FilesystemStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = await store.open_write("d/a.tar", len(CONTENT))
+    write(store, upload_id, 0, CONTENT)
+    done: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def watched_fsync(file: int) -> None:
+        fsync(file)
+        done.append(str(Path(f"/proc/self/fd/{file}").readlink()).removeprefix(str(root)) or "/")
+
+    def watched_link(*args: Any, **options: Any) -> None:
+        link(*args, **options)
+        done.append("link")
+
+    monkeypatch.setattr(filesystem.os, "fsync", watched_fsync)
+    monkeypatch.setattr(filesystem.os, "link", watched_link)
+    await store.finish(upload_id, "d/a.tar", len(CONTENT))
+    assert done == [f"/{UPLOADS}/{upload_id}", "/", "link", "/d"]
+
+
 async def test_a_finished_file_is_never_written_to(make: Make) -> None:
     zombie, store = make(), make()
     upload_id = await store.open_write("a.tar", len(CONTENT))
