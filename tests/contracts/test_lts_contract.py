@@ -288,6 +288,16 @@ async def recalled(library: Library, recall_id: str, paths: Sequence[str]) -> di
     raise AssertionError(found)
 
 
+async def leave_the_disk(library: Library, *paths: str) -> None:
+    """Nothing pins these files any more. Where a recall is a read, one that had begun may bring them back once."""
+    for _ in range(1 if library.knows_recalls else 200):
+        library.evict()
+        if set((await library.store.localities(paths)).values()) == {Locality.TAPE}:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError(await library.store.localities(paths))
+
+
 def both(library: Library) -> Locality:
     return Locality.DISK_AND_TAPE if library.shows_both else Locality.DISK
 
@@ -545,8 +555,7 @@ async def test_a_recall_brings_back_and_pins(library: Library) -> None:
     assert read(store, cold, 0, 4) == b"cold"
     for _ in range(2):
         await store.release(recall_id, [cold, warm])
-    library.evict()
-    assert await store.localities([cold, warm]) == {cold: Locality.TAPE, warm: Locality.TAPE}
+    await leave_the_disk(library, cold, warm)
 
 
 async def test_a_cancelled_recall_is_gone_with_its_pins(library: Library) -> None:
@@ -559,8 +568,7 @@ async def test_a_cancelled_recall_is_gone_with_its_pins(library: Library) -> Non
     if library.knows_recalls:
         with pytest.raises(RecallGone):
             await store.recall_state(recall_id)
-    library.evict()
-    assert await store.localities([path]) == {path: Locality.TAPE}
+    await leave_the_disk(library, path)
 
 
 async def test_releasing_the_unknown_is_fine(library: Library) -> None:

@@ -46,10 +46,11 @@ class Hsm:
         self._tape: dict[str, int] = {}
         """Path → inode of the file that was migrated."""
         self._stubs: set[str] = set()
+        self._asked: set[str] = set()
+        """Stubs that somebody wanted to open."""
         self._lock = threading.RLock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.recalls = 0
 
     def start(self) -> None:
         """Begin to look for stubs that were read."""
@@ -79,9 +80,8 @@ class Hsm:
         """As `os.open`, for clients whose tape system refuses to read stubs and recalls them meanwhile."""
         with self._lock:
             found = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            asked = [path for path in self._stubs if self._tape[path] == found.st_ino]
-            for path in asked:
-                threading.Timer(LOOK_EVERY_S, self._recall, [path]).start()
+            asked = {path for path in self._stubs if self._tape[path] == found.st_ino}
+            self._asked |= asked
         if asked:
             raise OSError(errno.EIO, os.strerror(errno.EIO), name)
         return os.open(name, flags, dir_fd=dir_fd)
@@ -90,11 +90,11 @@ class Hsm:
         while not self._end.wait(LOOK_EVERY_S):
             with self._lock:
                 for path in list(self._stubs):
-                    try:
-                        if (self._folder / path).stat().st_atime_ns:
-                            self._recall(path)
-                    except FileNotFoundError:
+                    found = self._stub(path)
+                    if found is None:
                         self._forget(path)
+                    elif path in self._asked or found.st_atime_ns:
+                        self._recall(path)
                 if self._by_itself:
                     self._move_on()
 
@@ -106,6 +106,14 @@ class Hsm:
                     self._to_tape(path, found)
             elif path not in self._stubs and now - max(found.st_atime, found.st_ctime) > OFF_DISK_AFTER_S:
                 self._leave_stub(path, found)
+
+    def _stub(self, path: str) -> os.stat_result | None:
+        """None if the client has deleted it, and maybe put another file there."""
+        with suppress(FileNotFoundError):
+            found = (self._folder / path).lstat()
+            if found.st_ino == self._tape[path]:
+                return found
+        return None
 
     def _to_tape(self, path: str, found: os.stat_result) -> None:
         with suppress(FileNotFoundError):
@@ -130,19 +138,16 @@ class Hsm:
         self._set_mark(stub)
         # Older than its last change: by relatime, too, the next read shows.
         os.utime(stub, ns=(0, found.st_mtime_ns))
-        self._replace(stub, path)
         self._stubs.add(path)
+        self._replace(stub, path)
 
     def _recall(self, path: str) -> None:
-        with self._lock:
-            if path not in self._stubs:
-                return
-            whole = self._vault / "recalled"
-            self._copy(self._kept(path), whole)
-            self._set_mark(whole)
-            self._stubs.discard(path)
-            self._replace(whole, path)
-            self.recalls += 1
+        whole = self._vault / "recalled"
+        self._copy(self._kept(path), whole)
+        self._set_mark(whole)
+        self._stubs.discard(path)
+        self._asked.discard(path)
+        self._replace(whole, path)
 
     def _replace(self, new: Path, path: str) -> None:
         """Unless the client has deleted it meanwhile."""
@@ -154,6 +159,7 @@ class Hsm:
 
     def _forget(self, path: str) -> None:
         self._stubs.discard(path)
+        self._asked.discard(path)
         self._tape.pop(path, None)
 
     def _kept(self, path: str) -> Path:

@@ -25,7 +25,8 @@ from tests.fakes.proxy import CountingProxy
 from tests.faults.site import BUFFERS, CHUNK, Site, is_source, reached
 from tests.lab import QUICK, eventually, some_bytes, visit
 
-pytestmark = pytest.mark.xdist_group("drivers")
+# Restarts take a second or two each; a dead worker is noticed by its silence.
+pytestmark = [pytest.mark.xdist_group("drivers"), pytest.mark.timeout(180)]
 
 FILE = 6_000_000
 FILES = {f"movie{n}.tif": some_bytes(FILE, n) for n in range(12)}
@@ -134,7 +135,7 @@ async def test_a_share_is_waited_for_archives_goes_on_after_a_kill_and_retrieves
                 await workers.writer.kill()
             site.s3.forget()
             workers.writer.start()
-            await site.good(job)
+            await site.good(job, within_s=90)
 
             # What was journalled is not read again, but for the file in which the journal ends.
             assert site.source_read(pid) <= PAYLOAD - journalled + FILE
@@ -161,7 +162,7 @@ async def test_a_store_without_tus_archives_begins_anew_after_a_kill_and_retriev
             await workers.writer.kill()
         assert await site.lab.on_lts(pid) == {}
         workers.writer.start()
-        await site.good(job)
+        await site.good(job, within_s=90)
 
         stored = await site.lab.on_lts(pid)
         requests = (await site.lab.lts("GET", "/admin/requests")).json()["paths"]
