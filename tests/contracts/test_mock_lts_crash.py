@@ -112,7 +112,7 @@ class Acknowledged:
             client.ask("POST", f"/api/v1/tape/release/{request_id}", {"paths": paths})
             self.released.add(request_id)
         else:
-            self.completed.update(dict.fromkeys(paths, request_id))
+            self.completed.update(dict.fromkeys(paths, str(request_id)))
 
 
 def check(port: int, known: Acknowledged) -> None:

@@ -1,6 +1,7 @@
 """Writing a datablock: what the journal says is on the disk first, and a power cut costs only what it does not say."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from clients.lts.filesystem import UPLOADS, FilesystemStore
 from clients.lts.protocol import LongTermStore
 from clients.lts.residency import residency
 from clients.s3_bulk import BulkObjects
+from clients.s3_small import SmallObjects
+from clients.s3_wire import Range
 from clients.state import State
 from domain.datablock import BlockPlan
 from domain.errors import NoSpace
@@ -101,9 +104,10 @@ class Records:
 class Objects:
     """The landing zone."""
 
-    def read_range(self, _bucket: str, key: str, *, offset: int, into: memoryview, **_: object) -> None:
-        [member] = [member for member in MEMBERS if raw_key(PID, member.path) == key]
-        into[:] = content(member)[offset : offset + len(into)]
+    async def read(self, _bucket: str, wanted: Iterable[Range]) -> None:
+        for one in wanted:
+            [member] = [member for member in MEMBERS if raw_key(PID, member.path) == one.key]
+            one.into[:] = content(member)[one.offset : one.offset + len(one.into)]
 
 
 class Writing:
@@ -114,7 +118,8 @@ class Writing:
         self._readers = ThreadPoolExecutor(2)
         self.steps = TapeActivities(
             store=store,
-            objects=cast(BulkObjects, Objects()),
+            objects=cast(BulkObjects, None),  # none of the members is large
+            small=cast(SmallObjects, Objects()),
             landing_bucket="landing",
             state=cast(State, self.records),
             readers=self._readers,
