@@ -16,13 +16,13 @@ PYTEST := pytest -n 2 --dist loadgroup
 
 # The peers and the profiler come on top of the environment, when they are wanted.
 BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(origin PYTHON)),,--python $(PYTHON)) python -m benchmarks
-export FULL CASES CASE REPEATS SCALE
+export FULL CASES CASE REPEATS SCALE MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long bench profile check clean programs
+.PHONY: help demo up down test test-long bench bench-waiting profile check clean programs
 
 help: ## List what one can do
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: programs ## Set everything up, archive a dataset to pretend tape and back [DATA=DIR: with files of your own]
 	@scopemarchiver demo $(if $(DATA),"$(DATA)")
@@ -41,6 +41,9 @@ test-long: programs ## Run all tests
 
 bench: programs ## Measure beside rclone and checksums [FULL=1: 60 GB of disk; CASES=a,b; REPEATS=3; SCALE=0.1]
 	@$(BENCHMARKS) run
+
+bench-waiting: programs ## Measure what 1,000 datasets cost that wait for tape [FULL=1: 10,000; MINUTES=10]
+	@$(BENCHMARKS) waiting
 
 profile: programs ## Show where the time of one case goes [CASE=archive-tiny; SCALE=0.1]
 	@$(BENCHMARKS) profile

@@ -1,4 +1,4 @@
-"""`python -m benchmarks run` and `python -m benchmarks profile CASE`; the Makefile's `bench` and `profile`."""
+"""`python -m benchmarks run`, `profile CASE` and `waiting`: the Makefile's `bench`, `profile` and `bench-waiting`."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks import waiting
 from benchmarks.cases import Case, everyday, extreme
 from benchmarks.peers import check_programs
 from benchmarks.profiling import profile
@@ -85,6 +86,29 @@ def profile_command(
     case = _chosen(name, [*everyday(scale), *extreme(scale)])[0]
     with _plainly(), tempfile.TemporaryDirectory(prefix="bench-", dir=_made(work)) as folder:
         asyncio.run(profile(case, Path(folder) / "site", console))
+
+
+@app.command("waiting")
+def waiting_command(
+    full: Annotated[bool, typer.Option(envvar="FULL", help="10,000 datasets instead of 1,000.")] = False,
+    minutes: Annotated[float, typer.Option(envvar="MINUTES", min=0.1, help="How long nothing happens.")] = 10.0,
+    scale: Scale = 1.0,
+    work: Work = _WORK,
+) -> None:
+    """Measure what datasets cost that wait for tape, print it, and write results/waiting.json."""
+    datasets = max(1, round((10_000 if full else 1_000) * scale))
+    with _plainly(), tempfile.TemporaryDirectory(prefix="bench-", dir=_made(work)) as folder:
+        waited = asyncio.run(
+            waiting.measure(
+                Path(folder) / "site",
+                datasets=datasets,
+                wait_s=minutes * 60,
+                tell=lambda what: err.print(f"waiting: {what}"),
+            )
+        )
+    console.print(waiting.table(waited))
+    if scale == 1:
+        waiting.save(waited)
 
 
 def _chosen(names: str, cases: list[Case]) -> list[Case]:

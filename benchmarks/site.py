@@ -5,7 +5,7 @@ Each case has a stack of its own, so that a worker's highest memory is that of t
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -170,15 +170,15 @@ class Site:
 
 
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncGenerator[Site]:
-    """A fresh stack in an empty folder, ended on leaving.
+async def opened(folder: Path, overrides: Mapping[str, str] = OVERRIDES) -> AsyncGenerator[Site]:
+    """A fresh stack in an empty folder, with these settings, ended on leaving.
 
     Raises:
         StackError, MissingProgram: it does not come up.
     """
     work = folder / "work"
     work.mkdir(parents=True)
-    async with Stack(folder / "stack", Ports.free(), OVERRIDES) as stack:
+    async with Stack(folder / "stack", Ports.free(), overrides) as stack:
         settings = stack.settings
         rclone = Rclone.of(settings, folder)
         async with (
