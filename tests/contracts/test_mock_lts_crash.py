@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mock_lts.admin import MAX_LISTED
 from tests.fakes.mock_lts import STAGE, STREAM, TUS, call, checksum, metadata, process
 from tests.fakes.processes import free_port
 
@@ -135,7 +136,7 @@ def check(port: int, known: Acknowledged) -> None:
     state = client.ask("GET", "/admin/state")
     pins = {(pin["request_id"], pin["path"]) for pin in state["pins"]}
     expected = {(request_id, path) for path, request_id in known.completed.items()}
-    assert expected <= pins
+    assert expected <= pins or len(pins) == MAX_LISTED
     assert not {pin for pin in pins if pin[0] in known.released}
     client.ask("POST", "/admin/evict", {})
     infos = client.ask("POST", "/api/v1/tape/archiveinfo", {"paths": list(known.files)})
