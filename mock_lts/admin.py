@@ -266,5 +266,6 @@ def _drive(drive: Drive) -> dict[str, Any]:
         "phase": "offline" if drive.offline else drive.phase,
         "tape": None if drive.tape is None else drive.tape.name,
         "path": None if drive.file is None else drive.file.path,
+        "since": drive.since,
         "until": None if drive.phase is Phase.EMPTY else drive.until,
     }
