@@ -85,6 +85,7 @@ class Keeper:
         """The library at the present moment; what is done to it in the block is durable afterwards."""
         try:
             self.library.advance(self.clock())
+            self._persist()  # a file that has just arrived is to be read now
             yield self.library
             self.library.advance(self.clock())
         finally:

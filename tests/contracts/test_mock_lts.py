@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import httpx
@@ -241,6 +243,63 @@ class TestReads:
         for gone in (await lts.get("/files/f"), await lts.delete("/files/f")):
             assert_problem(gone, 404)
 
+    async def test_preconditions(self, lts: httpx.AsyncClient, clock: Clock):
+        await put(lts, "f", b"12345")
+        head = (await lts.head("/files/f", headers={"Range": "bytes=0-1"})).headers
+        assert head["Content-Length"] == "5"  # only GET has ranges
+        tag, date = head["ETag"], head["Last-Modified"]
+        earlier, later = formatdate(clock.now - 10, usegmt=True), formatdate(clock.now + 10, usegmt=True)
+        for headers, status in (
+            ({"If-None-Match": f'"x", W/{tag}'}, 304),
+            ({"If-None-Match": "*"}, 304),
+            ({"If-None-Match": '"x"'}, 200),
+            ({"If-Match": f'"x", {tag}'}, 200),
+            ({"If-Match": "*"}, 200),
+            ({"If-Match": f"W/{tag}"}, 412),
+            ({"If-Modified-Since": date}, 304),
+            ({"If-Modified-Since": earlier}, 200),
+            ({"If-Modified-Since": "yesterday"}, 200),
+            ({"If-Modified-Since": later, "If-None-Match": '"x"'}, 200),
+            ({"If-Unmodified-Since": date}, 200),
+            ({"If-Unmodified-Since": earlier}, 412),
+            ({"If-Unmodified-Since": earlier, "If-Match": tag}, 200),
+            ({"Range": "bytes=0-1", "If-Range": tag}, 206),
+            ({"Range": "bytes=0-1", "If-Range": f"W/{tag}"}, 200),
+            ({"Range": "bytes=0-1", "If-Range": date}, 206),
+            ({"Range": "bytes=0-1", "If-Range": earlier}, 200),
+            ({"Range": "bytes=9-", "If-Range": '"x"'}, 200),
+            ({"Range": "BYTES=-0"}, 416),
+            ({"Range": f"bytes={10**30}-"}, 416),
+        ):
+            answer = await lts.get("/files/f", headers=headers)
+            assert answer.status_code == status, headers
+            if status == 304:
+                assert (answer.headers["ETag"], answer.content) == (tag, b"")
+        assert_problem(await lts.delete("/files/f", headers={"If-Match": '"x"'}), 412)
+        assert (await lts.delete("/files/f", headers={"If-Match": tag})).status_code == 204
+
+    async def test_a_refused_read_recalls_only_where_that_is_wanted(self, tmp_path: Path, clock: Clock):
+        for wanted in (False, True):
+            config = instant(tmp_path / str(wanted), implicit_recall=wanted, evict_on_release=True)
+            async with serving(config, clock) as lts:
+                await put(lts, "f", b"12345")
+                await lts.post("/admin/migrate")
+                assert await locality(lts, "f") == "TAPE"
+                assert_problem(await lts.get("/files/f"), 503)
+                assert (await lts.get("/files/f")).status_code == (200 if wanted else 503)
+                clock.now += 601
+                assert await locality(lts, "f") == "TAPE"
+
+    async def test_the_digest_of_a_whole_file_survives_a_restart_in_its_midst(self, tmp_path: Path, clock: Clock):
+        config = instant(tmp_path, repr_digest=True)
+        async with serving(config, clock) as lts:
+            url = await create(lts, "f", 5)
+            await patch(lts, url, 0, b"123")
+        async with serving(config, clock) as lts:
+            await patch(lts, url, 3, b"45", checksum(b"45", "sha1"))
+            digest = base64.b64encode(hashlib.sha256(b"12345").digest()).decode()
+            assert (await lts.get("/files/f")).headers["Repr-Digest"] == f"sha-256=:{digest}:"
+
     async def test_a_nearline_file_is_refused_and_its_bytes_are_gone_from_the_cache(
         self, lts: httpx.AsyncClient, tmp_path: Path
     ):
@@ -304,6 +363,57 @@ class TestTapeRest:
             released = await lts.post(f"/api/v1/tape/release/{request_id}/", json={"paths": ["/d/f"]})
             assert (released.status_code, released.content) == (200, b"")
             assert await locality(lts, "d/f") == "TAPE"
+
+    @pytest.mark.parametrize(("before", "between", "after"), [("/", "/", "/"), ("//", "//", ""), ("/", "///", "//")])
+    async def test_slashes_too_many_mean_the_same(self, tmp_path: Path, before: str, between: str, after: str):
+        async with serving(instant(tmp_path)) as lts:
+            await lts.put("/files/d/f", content=b"1")
+
+            async def ask(method: str, path: str, body: Any = None) -> httpx.Response:
+                url = before + path.replace("/", between) + after
+                return await lts.request(method, f"http://lts{url}", json=body)
+
+            assert (await ask("GET", ".well-known/wlcg-tape-rest-api")).status_code == 200
+            staged = await ask("POST", "api/v1/tape/stage", {"files": [{"path": "//d///f/"}]})
+            assert staged.status_code == 201
+            request = f"api/v1/tape/stage/{staged.json()['requestId']}"
+            assert (await ask("GET", request)).json()["files"][0]["path"] == "//d///f/"
+            assert (await ask("POST", f"{request}/cancel", {"paths": ["d//f"]})).status_code == 200
+            assert (await ask("POST", request.replace("stage", "release"), {"paths": ["/d/f"]})).status_code == 200
+            (info,) = (await ask("POST", "api/v1/tape/archiveinfo", {"paths": ["/d//f"]})).json()
+            assert info == {"path": "/d//f", "locality": "DISK"}
+            assert (await ask("DELETE", request)).status_code == 200
+
+    async def test_finished_requests_are_forgotten_after_two_weeks(self, lts: httpx.AsyncClient, clock: Clock):
+        await to_tape_only(lts, "f", b"1")
+        done = await stage(lts, "f")
+        await lts.post("/admin/evict", json={})
+        clock.now += 13 * DAY_S
+        assert (await poll(lts, done))["files"][0]["state"] == "COMPLETED"
+        await lts.post("/admin/evict", json={})
+        await inject(lts, kind="recall_stuck")
+        stuck = await stage(lts, "f")
+        clock.now += 1.1 * DAY_S
+        for url in (f"{STAGE}/{done}", f"{STAGE}/{done}/cancel"):
+            answer = await lts.request("POST" if url.endswith("cancel") else "GET", url, json={"paths": ["f"]})
+            assert_problem(answer, 404)
+        clock.now += 20 * DAY_S
+        assert (await poll(lts, stuck))["files"][0]["state"] == "STARTED"
+
+    async def test_what_is_on_disk_is_not_refused_and_folders_are(self, lts: httpx.AsyncClient):
+        await put(lts, "d/fresh", b"1")
+        request_id = await stage(lts, "d/fresh", "d/", "/")
+        assert [f["state"] for f in (await poll(lts, request_id))["files"]] == ["COMPLETED", "FAILED", "FAILED"]
+        assert [f.get("error") for f in (await poll(lts, request_id))["files"]] == [None, *["Is a directory"] * 2]
+
+    async def test_cancel_ends_a_pin_and_a_later_release_does_nothing(self, lts: httpx.AsyncClient):
+        await to_tape_only(lts, "f", b"1")
+        request_id = await stage(lts, "f")
+        assert (await lts.post(f"{STAGE}/{request_id}/cancel", json={"paths": ["f"]})).content == b""
+        assert (await lts.get("/admin/state")).json()["pins"] == []
+        released = await lts.post(f"/api/v1/tape/release/{request_id}", json={"paths": ["f", "elsewhere"]})
+        assert released.status_code == 200
+        assert (await poll(lts, request_id))["files"][0]["state"] == "COMPLETED"
 
     async def test_pins_are_counted_and_end_with_their_lifetime(self, lts: httpx.AsyncClient, clock: Clock):
         await to_tape_only(lts, "f", b"12345")
