@@ -18,6 +18,7 @@ from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
 from clients.scicat import Catalogue, Datablock, Dataset
 from clients.state import Retrieved, State, StateIndex
 from domain import names
+from domain.bitmap import Bitmap
 from domain.checksum import b64, composite
 from domain.datablock import FORMAT
 from domain.errors import BeingArchived, Damaged, Incomplete, NotArchived, ObjectStoreUnavailable
@@ -29,6 +30,9 @@ from domain.planning import regular_files, relative_path, uncovered
 
 RECALL_BATCH = 200
 """Paths of one recall request, as FTS does it; dCache refuses more than 500."""
+
+FAILURES_TOLD = 100
+"""Datablocks of which one poll says why they do not come; the next one tells of others."""
 
 
 class LookRetrieval(Message):
@@ -47,29 +51,29 @@ class LookedRetrieval(Message):
     """State key of the list of datablocks."""
     blocks: int
     total_bytes: int
-    missing: tuple[int, ...]
+    missing: Bitmap
     """Positions in that list that are not in the retrieval bucket intact."""
 
 
 class RequestRecall(Message):
-    """Ask the LTS for datablocks."""
+    """Ask the LTS for datablocks, at most `RECALL_BATCH`."""
 
     blocks_key: str
-    positions: tuple[int, ...]
+    positions: Bitmap
     pin_lifetime_s: float
 
 
 class RequestedRecall(Message):
-    """Recall ids, each with the positions that it stands for; empty where the store has no tape."""
+    """The recall's id; empty where the store has no tape."""
 
-    recalls: dict[str, tuple[int, ...]] = {}
+    recall_id: str = ""
 
 
 class AwaitRecall(Message):
     """Wait until at least one of the datablocks can be read, or will not come."""
 
     blocks_key: str
-    recalls: dict[str, tuple[int, ...]]
+    recalls: dict[str, Bitmap]
     """Recall id → positions still waited for."""
     poll_initial_s: float
     poll_longest_s: float
@@ -78,7 +82,7 @@ class AwaitRecall(Message):
 class Arrived(Message):
     """News of a recall."""
 
-    online: tuple[int, ...] = ()
+    online: Bitmap = Bitmap()
     failed: dict[int, str] = {}
     """Position → what the LTS says."""
     forgotten: tuple[str, ...] = ()
@@ -105,8 +109,22 @@ class ReleaseRecall(Message):
 
     blocks_key: str
     recall_id: str
-    positions: tuple[int, ...] = ()
-    """Empty: all of them, and what has not come yet is cancelled."""
+    positions: Bitmap
+    withdraw: bool = False
+    """The recall is over: what has not come yet is not wanted any more."""
+
+
+class NameBlocks(Message):
+    """Name datablocks, a few."""
+
+    blocks_key: str
+    positions: tuple[int, ...]
+
+
+class BlockNames(Message):
+    """What people know datablocks by."""
+
+    archive_ids: tuple[str, ...]
 
 
 class RetrievalActivities:
@@ -167,7 +185,7 @@ class RetrievalActivities:
             blocks_key=key,
             blocks=len(blocks),
             total_bytes=sum(block.packed_size for block in blocks),
-            missing=tuple(position for position, there in enumerate(intact) if not there),
+            missing=Bitmap.of(position for position, there in enumerate(intact) if not there),
         )
 
     async def _look_for_files(
@@ -194,7 +212,7 @@ class RetrievalActivities:
             blocks_key=key,
             blocks=len(entries),
             total_bytes=total,
-            missing=tuple(range(len(entries))),
+            missing=Bitmap.of(range(len(entries))),
         )
 
     async def _archive_runs(self, pid: str) -> bool:
@@ -228,51 +246,55 @@ class RetrievalActivities:
 
     @activity.defn
     async def request_recall(self, order: RequestRecall) -> RequestedRecall:
-        """Ask for everything at once, so that the library can fetch it in tape order.
+        """Ask for many at once, so that the library can fetch them in tape order; what is on disk is pinned at once.
 
         Running twice leaves a request that nobody polls; its pins end with their lifetime.
         """
         if not isinstance(self._store, NearlineStore):
             return RequestedRecall()
-        listed = await self._state.get_list(order.blocks_key)
-        recalls: dict[str, tuple[int, ...]] = {}
-        for first in range(0, len(order.positions), RECALL_BATCH):
-            positions = order.positions[first : first + RECALL_BATCH]
-            paths = [str(listed[position]["archive_id"]) for position in positions]
-            recall_id = await self._store.request_recall(paths, timedelta(seconds=order.pin_lifetime_s))
-            recalls[recall_id] = positions
-        return RequestedRecall(recalls=recalls)
+        paths = await self._paths(order.blocks_key, order.positions)
+        recall_id = await self._store.request_recall(list(paths.values()), timedelta(seconds=order.pin_lifetime_s))
+        return RequestedRecall(recall_id=recall_id)
+
+    async def _paths(self, blocks_key: str, positions: Bitmap) -> dict[int, str]:
+        listed = await self._state.get_list(blocks_key)
+        return {position: str(listed[position]["archive_id"]) for position in positions.numbers}
 
     @activity.defn
     async def await_recall(self, order: AwaitRecall) -> Arrived:
         """Return the next datablocks that came or failed; while there are none, `NotYet`."""
         assert isinstance(self._store, NearlineStore)  # noqa: S101 - only such a store has recalls
-        listed = await self._state.get_list(order.blocks_key)
         online: list[int] = []
         failed: dict[int, str] = {}
         forgotten: list[str] = []
         for recall_id, positions in order.recalls.items():
-            paths = [str(listed[position]["archive_id"]) for position in positions]
+            paths = await self._paths(order.blocks_key, positions)
             try:
-                states = {found.path: found for found in await self._store.recall_state(recall_id, paths)}
+                states = {found.path: found for found in await self._store.recall_state(recall_id, [*paths.values()])}
             except RecallGone:
                 forgotten.append(recall_id)
                 continue
-            for position in positions:
-                found = states.get(str(listed[position]["archive_id"]))
+            for position, path in paths.items():
+                found = states.get(path)
                 if found is None or found.state is RecallState.WAITING:
                     continue
                 if found.state is RecallState.ONLINE:
                     online.append(position)
-                else:
-                    failed[position] = found.error or f"the LTS says {found.state.value}"
+                elif len(failed) < FAILURES_TOLD:
+                    failed[position] = (found.error or f"the LTS says {found.state.value}")[:200]
         if not online and not failed and not forgotten:
             raise not_yet(
                 f"{sum(map(len, order.recalls.values()))} datablocks are still on tape",
                 initial_s=order.poll_initial_s,
                 longest_s=order.poll_longest_s,
             )
-        return Arrived(online=tuple(online), failed=failed, forgotten=tuple(forgotten))
+        return Arrived(online=Bitmap.of(online), failed=failed, forgotten=tuple(forgotten))
+
+    @activity.defn
+    async def name_blocks(self, order: NameBlocks) -> BlockNames:
+        """Look up what the datablocks at these positions are called."""
+        paths = await self._paths(order.blocks_key, Bitmap.of(order.positions))
+        return BlockNames(archive_ids=tuple(paths[position] for position in order.positions))
 
     @activity.defn
     async def copy_block(self, order: CopyBlock) -> CopiedBlock:
@@ -359,12 +381,14 @@ class RetrievalActivities:
 
     @activity.defn
     async def release_recall(self, order: ReleaseRecall) -> None:
-        """Give pins back; unknown ids and paths are fine."""
+        """Give pins back; unknown ids and paths are fine.
+
+        Deleting a request need not free what it has brought already (Tape REST v1 leaves it open), releasing does.
+        """
         if not isinstance(self._store, NearlineStore):
             return
-        if not order.positions:
+        paths = await self._paths(order.blocks_key, order.positions)
+        if paths:
+            await self._store.release(order.recall_id, list(paths.values()))
+        if order.withdraw:
             await self._store.cancel(order.recall_id)
-            return
-        listed = await self._state.get_list(order.blocks_key)
-        paths = [str(listed[position]["archive_id"]) for position in order.positions]
-        await self._store.release(order.recall_id, paths)

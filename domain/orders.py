@@ -42,6 +42,8 @@ class Limits(Message):
     """Datasets of a job that move at a time; waiting and parked ones do not count."""
     blocks: int = 4
     """Datablocks of a dataset that are written, verified or copied at a time."""
+    history: int = 10_000
+    """Events after which a run gives way to a fresh one, if the server has not asked for that before."""
 
 
 class Subscriber(Message):

@@ -233,6 +233,7 @@ def _work(
         retrieval.request_recall,
         retrieval.await_recall,
         retrieval.release_recall,
+        retrieval.name_blocks,
         joining.join_datasets,
         joining.watch_datasets,
         reporting.deliver_outcome,

@@ -50,11 +50,17 @@ class WaitEnded(Exception):
         self.kind, self.text, self.deadline = kind, text, deadline
 
 
+class HistoryFull(Exception):
+    """The run gives way to a fresh one; what it was about to wait for is looked at again there."""
+
+
 class Carried(Message):
     """What outlives continue-as-new, for both kinds."""
 
     subscribers: tuple[Subscriber, ...] = ()
     paused_by: str = ""
+    shown: Phase = Phase.PLANNING
+    """What the jobs were told last."""
 
 
 class DatasetWorkflow:
@@ -71,9 +77,13 @@ class DatasetWorkflow:
         """Cancelled because every job left, not by a person."""
         self.blocks: dict[int, BlockProgress] = {}
         self.payload_bytes = 0
+        self.bytes_before = 0
+        """Done by earlier runs of the same work."""
         self.subscribers: tuple[Subscriber, ...] = carried.subscribers
         self._told: set[tuple[str, int]] = set()
         self.paused_by = carried.paused_by
+        self.divisible = False
+        """Now the work may go on in a fresh run, since all that matters of it can be carried over."""
         self.moving = 0
         """Steps that run now; waits, undoing and last words do not count."""
         self._looks = 0
@@ -81,10 +91,12 @@ class DatasetWorkflow:
         self._retries = 0
         self._give_up = False
         self._parked: dict[int, str] = {}
+        self._calm: set[int] = set()
+        """Those of the parked that nobody can give up."""
         self._parkings = 0
         self._waiting_for = ""
-        self._phase = Phase.PLANNING
-        self._shown = Phase.PLANNING
+        self._phase = carried.shown
+        self._shown = carried.shown
         self._since = workflow.now()
         self._outcome: DatasetOutcome | None = None
         self._work: asyncio.Task[DatasetOutcome] | None = None
@@ -137,7 +149,7 @@ class DatasetWorkflow:
     @workflow.signal
     def give_up(self) -> None:
         """End a parked dataset; too late once it is archived."""
-        if self._parked and not self.committed:
+        if self._parked.keys() - self._calm:
             self._give_up = True
 
     @workflow.signal
@@ -165,7 +177,7 @@ class DatasetWorkflow:
             waiting_for=next(iter(self._parked.values()), self._waiting_for),
             paused_by=self.paused_by,
             bytes_total=sum(block.bytes_total for block in self.blocks.values()) or self.payload_bytes,
-            bytes_done=sum(block.bytes_done for block in self.blocks.values()),
+            bytes_done=self.bytes_before + sum(block.bytes_done for block in self.blocks.values()),
             blocks_total=len(self.blocks),
             states=states,
             blocks=tuple(shown[:SHOWN]),
@@ -270,6 +282,18 @@ class DatasetWorkflow:
         attributes.upsert(attributes.SCICAT_JOB_ID.value_set(sorted({s.job_id for s in self.subscribers})))
 
     @property
+    def full(self) -> bool:
+        """The history has grown so long that a fresh run should go on from here."""
+        info = workflow.info()
+        long = info.get_current_history_length() >= self.order.limits.history
+        return self.divisible and (long or info.is_continue_as_new_suggested())
+
+    @property
+    def shown(self) -> Phase:
+        """The phase that everybody sees."""
+        return self._shown
+
+    @property
     def idle(self) -> bool:
         """Paused or parked."""
         return bool(self.paused_by or self._parked)
@@ -298,6 +322,7 @@ class DatasetWorkflow:
 
         Raises:
             EndDataset: the dataset's own error, or given up.
+            HistoryFull: it would have to be parked, and the history is full.
             asyncio.CancelledError: the work was cancelled.
         """
         config = config | ActivityConfig(summary=summary or None)
@@ -358,7 +383,10 @@ class DatasetWorkflow:
         deadline: datetime,
         *,
         summary: str = "",
-    ) -> T:
+        config: ActivityConfig | None = None,
+        changed: Callable[[], object] = lambda: None,
+        keep: Callable[[T], None] | None = None,
+    ) -> T | None:
         """Poll until the activity finds what it waits for; signals cut the wait between two polls short.
 
         Args:
@@ -366,18 +394,27 @@ class DatasetWorkflow:
             question: its input, asked for anew after each interruption.
             deadline: when to stop waiting.
             summary: shown in the Temporal UI.
+            config: its policy but for the deadline; by default that of a short question.
+            changed: the wait is of no use any more as soon as this returns something else.
+            keep: as of `step`.
+
+        Returns:
+            What was found; None only if `changed` has changed.
 
         Raises:
             WaitEnded: nothing came until the deadline, or nothing ever will.
             EndDataset, asyncio.CancelledError: as `step`.
         """
+        before = changed()
         while True:
             await self._may_start()
-            config = self.policies.wait(deadline - workflow.now()) | ActivityConfig(summary=summary or None)
-            seen = (self._looks, self._stops)
-            running = self._start(method, question(), config)
+            if changed() != before:
+                return None
+            policy = self.policies.wait(deadline - workflow.now(), config) | ActivityConfig(summary=summary or None)
+            seen = (self._looks, self._stops, before)
+            running = self._start(method, question(), policy)
             try:
-                result = await unless(running, lambda seen=seen: (self._looks, self._stops) != seen)
+                result = await unless(running, lambda seen=seen: (self._looks, self._stops, changed()) != seen, keep)
             except ActivityError as error:
                 kind, text, final = _reason(error)
                 if kind in DATASET_ERRORS and not self.committed:
@@ -397,26 +434,34 @@ class DatasetWorkflow:
 
         Raises:
             EndDataset: given up, by a person or by time.
+            HistoryFull: others need a fresh run; whoever parks tries once more there.
         """
         calm = calm or self.committed
         self._parkings += 1
         place = self._parkings
+        if calm:
+            self._calm.add(place)
         self._parked[place] = f"{kind}: {text}"
         self._show()
         seen = self._retries
         workflow.logger.warning("dataset %s is parked: %s: %s", self.order.pid, kind, text)
         try:
             await workflow.wait_condition(
-                lambda: self._retries != seen or (self._give_up and not calm),
+                lambda: self._retries != seen or (not calm and (self._give_up or self.full)),
                 timeout=None if calm else timedelta(seconds=self.order.timing.park_s),
             )
         except TimeoutError:
             raise EndDataset(Outcome.FAILED, kind, f"{text} (parked until its time was up)") from None
         finally:
             del self._parked[place]
+            self._calm.discard(place)
             self._show()
-        if self._give_up and not calm:
+        if calm:
+            return
+        if self._give_up:
             raise EndDataset(Outcome.GIVEN_UP, kind, f"{text} (given up by an operator)")
+        if self._retries == seen:
+            raise HistoryFull
 
 
 def _reason(error: ActivityError) -> tuple[str, str, bool]:

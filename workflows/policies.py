@@ -68,12 +68,19 @@ class Policies:
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
 
-    def wait(self, remaining: timedelta) -> ActivityConfig:
-        """A poll that fails with `NotYet` until its time has come; holds no slot and adds no history in between."""
-        return ActivityConfig(
+    def wait(self, remaining: timedelta, config: ActivityConfig | None = None) -> ActivityConfig:
+        """A poll that fails with `NotYet` until its time has come; holds no slot and adds no history in between.
+
+        Args:
+            remaining: how long to wait.
+            config: of a step that is its own poll; by default that of a short question.
+        """
+        question = ActivityConfig(
             start_to_close_timeout=timedelta(minutes=2),
             heartbeat_timeout=self._heartbeat,
-            schedule_to_close_timeout=max(remaining, timedelta(milliseconds=1)),
             retry_policy=self._retry(),
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        return (config or question) | ActivityConfig(
+            schedule_to_close_timeout=max(remaining, timedelta(milliseconds=1))
         )

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, cast
 
 from temporalio import activity
@@ -35,12 +36,15 @@ from activities.landing_zone import Freed, FreeDataset, PlanDataset, PlannedData
 from activities.progress import not_yet
 from activities.reporting import DeliverOutcome, FinishedJob, FinishJob, ReportingActivities
 from activities.retrieval import (
+    RECALL_BATCH,
     Arrived,
     AwaitRecall,
+    BlockNames,
     CopiedBlock,
     CopyBlock,
     LookedRetrieval,
     LookRetrieval,
+    NameBlocks,
     ReleaseRecall,
     RequestedRecall,
     RequestRecall,
@@ -61,6 +65,7 @@ from activities.tape import (
 from clients.s3 import ObjectStore
 from clients.scicat import JobDataset
 from clients.state import State
+from domain.bitmap import Bitmap
 from domain.lifecycle import FoundLifecycle
 from domain.outcome import DatasetOutcome
 from tests.fakes.catalogue import FakeCatalogue, FakeDataset, FakeJob
@@ -118,6 +123,8 @@ class Held:
     committed: bool = False
     pins: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
     """Recall id → datablocks or positions that it keeps on disk, or will."""
+    requested: list[tuple[datetime, Any]] = field(default_factory=list[tuple[datetime, Any]])
+    """Recalls, and when the server had them begin."""
     stuck: set[int] = field(default_factory=set[int])
     """Positions whose recall does not come."""
     broken: dict[int, int] = field(default_factory=dict[int, int])
@@ -459,15 +466,17 @@ def activities(world: World) -> list[Callable[..., Any]]:
                 blocks_key=order.pid,
                 blocks=held.blocks,
                 total_bytes=held.blocks * TAR_BYTES,
-                missing=tuple(n for n in range(held.blocks) if n not in held.delivered),
+                missing=Bitmap.of(n for n in range(held.blocks) if n not in held.delivered),
             )
 
     @activity.defn(name="request_recall")
     async def request_recall(order: RequestRecall) -> RequestedRecall:
         async with world.call("request_recall", order):
+            assert len(order.positions) <= RECALL_BATCH
             recall_id = f"recall-{world.new_id()}"
-            world.held[order.blocks_key].pins[recall_id] = set(order.positions)
-            return RequestedRecall(recalls={recall_id: order.positions})
+            world.held[order.blocks_key].requested.append((activity.info().current_attempt_scheduled_time, order))
+            world.held[order.blocks_key].pins[recall_id] = set(order.positions.numbers)
+            return RequestedRecall(recall_id=recall_id)
 
     @activity.defn(name="await_recall")
     async def await_recall(order: AwaitRecall) -> Arrived:
@@ -478,7 +487,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
                 for recall_id in order.recalls:
                     held.pins.pop(recall_id, None)
                 return Arrived(forgotten=tuple(order.recalls))
-            asked = [n for positions in order.recalls.values() for n in positions]
+            asked = [n for positions in order.recalls.values() for n in positions.numbers]
             failed = {n: "the tape is torn" for n in asked if held.broken.get(n, 0) > 0}
             for n in failed:
                 held.broken[n] -= 1
@@ -491,7 +500,12 @@ def activities(world: World) -> list[Callable[..., Any]]:
             held.nearline -= set(online)
             if not online and not failed:
                 raise not_yet("still on tape", initial_s=order.poll_initial_s, longest_s=order.poll_longest_s)
-            return Arrived(online=online, failed=failed)
+            return Arrived(online=Bitmap.of(online), failed=failed)
+
+    @activity.defn(name="name_blocks")
+    async def name_blocks(order: NameBlocks) -> BlockNames:
+        async with world.call("name_blocks", order):
+            return BlockNames(archive_ids=tuple(f"{order.blocks_key}#{n}" for n in order.positions))
 
     @activity.defn(name="copy_block")
     async def copy_block(order: CopyBlock) -> CopiedBlock:
@@ -506,7 +520,8 @@ def activities(world: World) -> list[Callable[..., Any]]:
     async def release_recall(order: ReleaseRecall) -> None:
         async with world.call("release_recall", order):
             pins = world.held[order.blocks_key].pins
-            kept = pins.get(order.recall_id, set[int]()) - set(order.positions) if order.positions else set[int]()
+            kept = pins.get(order.recall_id, set[int]()) - set(order.positions.numbers)
+            assert not (order.withdraw and kept), "withdrawn while it holds others"
             pins.pop(order.recall_id, None)
             if kept:
                 pins[order.recall_id] = kept
@@ -540,4 +555,5 @@ def activities(world: World) -> list[Callable[..., Any]]:
         await_recall,
         copy_block,
         release_recall,
+        name_blocks,
     ]

@@ -149,6 +149,16 @@ class Stage:
                 found.append(await self.client.get_workflow_handle(workflow_id, run_id=run_id).fetch_history())
         return found, left
 
+    async def runs(self, dataset: "Dataset") -> list[WorkflowHistory]:
+        """The histories of all runs of a dataset, the last one first."""
+        found: list[WorkflowHistory] = []
+        run_id = (await dataset.handle.describe()).run_id
+        while run_id:
+            handle = self.client.get_workflow_handle(dataset.handle.id, run_id=run_id)
+            found.append(await handle.fetch_history())
+            run_id = found[-1].events[0].workflow_execution_started_event_attributes.continued_execution_run_id
+        return found
+
     def _ids(self) -> Sequence[str]:
         jobs = map(names.job_workflow, self.world.catalogue.jobs)
         pids = list(self.world.held)

@@ -1,6 +1,7 @@
 """The retrieval of one dataset decides: what it recalls, what it gives back, and what it calls retrieved."""
 
 from collections.abc import AsyncGenerator
+from itertools import pairwise
 
 import pytest
 
@@ -47,7 +48,7 @@ async def test_what_is_missing_is_recalled_at_once_copied_and_released(stage: St
     assert (outcome.status, outcome.undelivered) == (Outcome.RETRIEVED, ())
     assert held.delivered == {0, 1, 2, 3, 4}
     assert held.pins == {}
-    assert [order.positions for order in stage.world.asked("request_recall")] == [(0, 2, 4)]
+    assert [order.positions.numbers for order in stage.world.asked("request_recall")] == [(0, 2, 4)]
     assert status(stage) == ("datasetRetrieved", "")
     assert stage.world.highest["copy_block"] <= 3
 
@@ -142,7 +143,7 @@ async def test_a_paused_retrieval_gives_its_pins_back_and_recalls_what_went_to_t
     assert (await dataset.ended()).status is Outcome.RETRIEVED
     assert held.delivered == {0, 1, 2}
     assert held.pins == {}
-    assert [order.positions for order in stage.world.asked("request_recall")] == [(0, 1, 2), (1,)]
+    assert [order.positions.numbers for order in stage.world.asked("request_recall")] == [(0, 1, 2), (1,)]
 
 
 async def test_blocks_that_do_not_come_within_a_week_leave_the_others_delivered(slow: Stage) -> None:
@@ -153,7 +154,7 @@ async def test_blocks_that_do_not_come_within_a_week_leave_the_others_delivered(
     assert held.delivered == {0, 3}
     assert held.pins == {}, "what came too late is not kept on disk for us"
     assert status(slow)[0] == "datasetRetrievalFailed"
-    assert "datablock 2: not recalled before the deadline" in outcome.message
+    assert "p#1: not recalled before the deadline" in outcome.message
 
 
 async def test_a_retrieval_of_which_nothing_comes_has_failed(slow: Stage) -> None:
@@ -255,3 +256,122 @@ async def test_a_retrieval_of_many_blocks_stays_far_from_the_limit_of_histories(
     await dataset.ended()
     history = await dataset.handle.fetch_history()
     assert len(history.events) <= 32 * blocks
+
+
+async def test_two_of_6816_datablocks_that_never_come_hold_nothing_up(slow: Stage) -> None:
+    """As happened at CERN: two files were absent after fifteen days (dmwm/CRABServer#7900)."""
+    slow.limits = Limits(blocks=200)
+    blocks, stuck = 6_816, {7, 4_711}
+    held = slow.world.dataset("p", blocks=blocks, stuck=stuck)
+    dataset = await retrieve(slow)
+    await slow.world.until(lambda: len(held.delivered) == blocks - 2, within_s=100)
+    shown = await dataset.phase(Phase.RECALLING)
+    assert shown.waiting_for == "the LTS to bring 2 datablocks back from tape"
+    assert shown.states == {"delivered": blocks - 2, "recalling": 2}
+    polls = slow.world.calls["await_recall"]
+
+    outcome = await dataset.ended()
+
+    assert (outcome.status, outcome.undelivered) == (Outcome.PARTIAL, (7, 4_711))
+    assert all(f"p#{position}: not recalled before the deadline" in outcome.message for position in stuck)
+    assert outcome.bytes == (blocks - 2) * 1_000
+    assert held.pins == {}
+    asked = [order.positions for order in slow.world.asked("request_recall")]
+    assert [len(positions) for positions in asked[:35]] == [200] * 34 + [16]
+    assert slow.world.calls["copy_block"] == blocks - 2
+    assert slow.world.calls["await_recall"] - polls < 100, "a week of polls, the later ones hours apart"
+
+
+async def test_a_retrieval_whose_history_is_full_goes_on_in_a_fresh_run(stage: Stage) -> None:
+    stage.limits = Limits(blocks=3, history=150)
+    held = stage.world.dataset("p", blocks=60, delivered={0, 1}, stuck={50}, broken={7: 2, 8: 3}, nearline={9})
+    dataset = await retrieve(stage)
+    await stage.world.until(lambda: len(held.delivered) == 58)
+    shown = await dataset.phase(Phase.RECALLING)
+    assert shown.jobs == ("job/1",)
+    assert shown.bytes_done == 56_000
+    held.stuck.clear()
+    await dataset.signal("recall_ready")
+
+    outcome = await dataset.ended()
+
+    assert (outcome.status, outcome.undelivered, outcome.bytes) == (Outcome.PARTIAL, (8,), 57_000)
+    assert "p#8: the tape is torn" in outcome.message
+    assert held.delivered == set(range(60)) - {8}
+    assert held.pins == {}
+    assert stage.world.calls["look_retrieval"] == 1
+    assert stage.world.calls["copy_block"] == 57, "nothing is copied twice because of it"
+    assert stage.world.cancelled["copy_block"] == 0
+    runs = await stage.runs(dataset)
+    assert len(runs) >= 3
+    assert max(len(run.events) for run in runs) < 300
+
+
+async def test_a_cancel_after_a_fresh_run_began_gives_every_pin_back(real: Stage) -> None:
+    real.limits = Limits(blocks=3, history=60)
+    held = real.world.dataset("p", blocks=20, stuck={19})
+    real.world.hold("copy_block:18")
+    dataset = await retrieve(real)
+    await real.world.until(lambda: len(held.delivered) == 18)
+    await dataset.cancel()
+    assert (await dataset.ended()).status is Outcome.CANCELLED
+    assert held.pins == {}
+    assert len(await real.runs(dataset)) > 1
+
+
+async def test_a_parked_datablock_does_not_keep_the_others_from_a_fresh_run(stage: Stage) -> None:
+    stage.limits = Limits(blocks=2, history=100)
+    held = stage.world.dataset("p", blocks=30)
+    stage.world.fail("copy_block:0", final=True)
+    dataset = await retrieve(stage)
+    await stage.world.until(lambda: len(held.delivered) == 29)
+    shown = await dataset.phase(Phase.PARKED)
+    assert shown.waiting_for == "TapeUnavailable: copy_block:0 fails as told"
+    await stage.world.until(lambda: not held.pins)
+    stage.world.heal("copy_block:0")
+    await dataset.signal("retry")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+    assert held.pins == {}
+
+
+async def test_pins_are_renewed_before_they_end_for_what_is_copied_and_what_waits_for_its_turn(real: Stage) -> None:
+    real.timing = QUICK.model_copy(update={"pin_lifetime_s": 2.0})
+    real.limits = Limits(blocks=1)
+    held = real.world.dataset("p", blocks=3, stuck={2})
+    real.world.hold("copy_block")
+    dataset = await retrieve(real)
+    await real.world.until(lambda: real.world.calls["request_recall"] >= 4)
+    held.stuck.clear()
+    real.world.let_go("copy_block")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+
+    assert held.pins == {}
+    asked = [(at, order.positions.numbers) for at, order in held.requested]
+    assert [positions for _, positions in asked[:3]] == [(0, 1, 2), (0, 1), (0, 1)]
+    gaps = [after[0] - before[0] for before, after in pairwise(asked)]
+    assert max(gaps[:3]).total_seconds() < 2.0, "the next pin is there before the last one ends"
+    steps = [name for name, _ in real.world.orders if name in ("request_recall", "release_recall")]
+    assert steps[:3] == ["request_recall", "request_recall", "release_recall"]
+    assert real.world.calls["copy_block"] == 3
+
+
+async def test_a_long_wait_for_tape_renews_nothing(slow: Stage) -> None:
+    slow.world.dataset("p", blocks=2, stuck={0, 1})
+    dataset = await retrieve(slow)
+    await dataset.ended()
+    assert slow.world.calls["request_recall"] == 1
+    assert len((await dataset.handle.fetch_history()).events) < 100
+
+
+async def test_two_jobs_for_one_dataset_are_one_recall(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2, stuck={0})
+    await stage.join("p", "1", kind=RETRIEVE)
+    dataset = await stage.join("p", "2", kind=RETRIEVE)
+    await stage.world.until(lambda: held.delivered == {1})
+    await dataset.signal("leave", "1")
+    assert held.pins, "somebody else still waits for it"
+    held.stuck.clear()
+    await dataset.signal("recall_ready")
+    assert (await dataset.ended()).status is Outcome.RETRIEVED
+    assert stage.world.calls["request_recall"] == 1
+    assert held.pins == {}

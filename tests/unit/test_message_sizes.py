@@ -1,5 +1,7 @@
 """What travels through Temporal stays small, whatever the dataset: 256 KB is where the server begins to complain."""
 
+from datetime import UTC, datetime
+
 import pytest
 from temporalio.contrib.pydantic import pydantic_data_converter
 
@@ -7,7 +9,7 @@ from activities.catalogue import Commit, Looked, RegisterBlocks, Standing
 from activities.joining import WatchDatasets
 from activities.landing_zone import Freed, PlannedDataset
 from activities.reporting import DeliverOutcome
-from activities.retrieval import Arrived, AwaitRecall, LookedRetrieval, RequestedRecall, RequestRecall
+from activities.retrieval import FAILURES_TOLD, Arrived, AwaitRecall, LookedRetrieval, RequestRecall
 from activities.tape import UndoBlocks
 from domain.bitmap import Bitmap
 from domain.lifecycle import FoundLifecycle, JobType, Outcome, Phase
@@ -18,6 +20,7 @@ from domain.pid import MAX_PID_BYTES
 from domain.progress import SHOWN, BlockProgress, DatasetProgress, JobDatasetProgress, JobProgress
 from workflows.archive_dataset import ArchiveOrder, ArchiveState
 from workflows.job import CarriedJob, JobState
+from workflows.retrieve_dataset import REASON_LENGTH, REASONS_KEPT, RetrieveOrder, RetrieveState
 
 BLOCKS, DATASETS = 1_500, 1_000
 ALL = tuple(range(1, BLOCKS + 1))
@@ -36,7 +39,7 @@ LOOKED = Looked(
 )
 PLANNED = PlannedDataset(plan_digest=DIGEST, blocks=BLOCKS, payload_bytes=1 << 60, unlisted=PATHS)
 SAFE = Bitmap(bits="f" * (BLOCKS // 4 + 1))
-RECALLS = {RECALL + str(first): tuple(range(first, first + 200)) for first in range(0, BLOCKS, 200)}
+RECALLS = {RECALL + str(first): Bitmap.of(range(first, first + 200)) for first in range(0, BLOCKS, 200)}
 SHOWN_BLOCKS = tuple(BlockProgress(index=n, name="n" * 300, last_error="e" * 200) for n in range(SHOWN))
 
 MESSAGES: list[Message] = [
@@ -44,11 +47,10 @@ MESSAGES: list[Message] = [
     RegisterBlocks(pid=PID, plan_digest=DIGEST, generations=GENERATIONS),
     Commit(pid=PID, plan_digest=DIGEST, generations=GENERATIONS, found=FOUND),
     UndoBlocks(pid=PID, plan_digest=DIGEST, indices=ALL, generations=GENERATIONS, uploads=(UPLOAD,) * 16),
-    LookedRetrieval(owner_group="g", blocks_key="k", blocks=BLOCKS, total_bytes=1, missing=ALL),
-    RequestRecall(blocks_key="k", positions=ALL, pin_lifetime_s=1),
-    RequestedRecall(recalls=RECALLS),
+    LookedRetrieval(owner_group="g", blocks_key="k", blocks=BLOCKS, total_bytes=1, missing=Bitmap.of(ALL)),
+    RequestRecall(blocks_key="k", positions=Bitmap.of(ALL), pin_lifetime_s=1),
     AwaitRecall(blocks_key="k", recalls=RECALLS, poll_initial_s=1, poll_longest_s=1),
-    Arrived(online=ALL),
+    Arrived(online=Bitmap.of(ALL), failed=dict.fromkeys(range(FAILURES_TOLD), "f" * 200)),
     PLANNED,
     Freed(leftovers=PATHS),
     OUTCOME,
@@ -81,3 +83,23 @@ MESSAGES: list[Message] = [
 async def test_a_message_about_1500_datablocks_or_1000_datasets_fits(message: Message) -> None:
     [payload] = await pydantic_data_converter.encode([message])
     assert len(payload.data) < 256_000
+
+
+async def test_what_a_retrieval_of_6816_datablocks_carries_into_a_fresh_run_is_less_than_64_kb() -> None:
+    every = Bitmap.of(range(6_816))
+    spread = {RECALL + str(first): Bitmap.of(range(first, first + 200)) for first in range(0, 6_800, 200)}
+    state = RetrieveState(
+        subscribers=SUBSCRIBERS[:100],
+        looked=LookedRetrieval(
+            owner_group="g", blocks_key="k" * 100, blocks=6_816, total_bytes=1 << 60, missing=Bitmap()
+        ),
+        open=every,
+        ready=every,
+        recalls=spread,
+        pinned_since=dict.fromkeys(spread, datetime.now(UTC)),
+        asked={2: every, 3: every},
+        lost=every,
+        reasons=dict.fromkeys(range(REASONS_KEPT), "r" * REASON_LENGTH),
+    )
+    [payload] = await pydantic_data_converter.encode([RetrieveOrder(pid=PID, state=state)])
+    assert len(payload.data) < 64_000
