@@ -123,6 +123,7 @@ class JoiningActivities:
                 files_of=FilesOf(job_id=order.job_id, n=subscriber.n) if single_files else None,
                 timing=order.timing,
                 packing=order.packing,
+                writing=order.writing,
                 limits=order.limits,
             ),
             id=dataset_workflow(order.type, pid, order.job_id, restoring=single_files),

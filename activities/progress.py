@@ -111,10 +111,17 @@ async def in_thread(work: Callable[[], T], bookmark: Bookmark) -> T:
         leaving.cancel()
 
 
-def not_yet(what: str, *, initial_s: float, longest_s: float) -> ApplicationError:
-    """The error of a poll whose time has not come: Temporal's retry is the clock, delays grow with the attempts."""
+def not_yet(what: str, *, initial_s: float, longest_s: float, told_s: float = 0) -> ApplicationError:
+    """The error of a poll whose time has not come: Temporal's retry is the clock, delays grow with the attempts.
+
+    Args:
+        what: what is waited for, for people.
+        initial_s: the first delay.
+        longest_s: the longest delay.
+        told_s: the other side has asked to wait at least so long.
+    """
     attempt = min(activity.info().attempt, 32)
-    delay = min(initial_s * 1.5 ** (attempt - 1), longest_s)
+    delay = max(min(initial_s * 1.5 ** (attempt - 1), longest_s), told_s)
     return ApplicationError(
         what, type="NotYet", next_retry_delay=timedelta(seconds=delay), category=ApplicationErrorCategory.BENIGN
     )

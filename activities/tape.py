@@ -15,12 +15,14 @@ from activities.reading import RangeReader
 from clients.lts.protocol import (
     ChunkRefused,
     FileAbsent,
+    Locality,
     LongTermStore,
     Nearline,
     NearlineStore,
     OffsetMismatch,
     RecallGone,
     RecallState,
+    Space,
     UploadGone,
     WriteOnce,
 )
@@ -28,9 +30,11 @@ from clients.s3_bulk import BulkObjects
 from clients.s3_small import SmallObjects
 from clients.state import State
 from domain import names
-from domain.errors import Damaged, InfrastructureError, TapeUnavailable
+from domain.bitmap import Bitmap
+from domain.errors import Busy, Damaged, InfrastructureError, NoSpace, TapeUnavailable, TooLarge
 from domain.manifest import Journal, Manifest, dump_manifest, dump_segment
 from domain.message import Message
+from domain.outcome import bounded
 from domain.packing import Packer
 from domain.tarstream import Layout
 
@@ -47,8 +51,39 @@ class BlockRef(Message):
     generation: int = 0
 
 
+class Patience(BlockRef):
+    """A step that writes to the LTS, which may take nothing for now."""
+
+    refused_since: str = ""
+    """RFC 3339: when the LTS began to refuse; the step then waits until it takes something. Empty: it only tells."""
+    told_s: float = 0
+    """The LTS has asked to wait so long before it is asked again."""
+    poll_initial_s: float = 1
+    poll_longest_s: float = 300
+
+
+class Refusal(Message):
+    """The LTS takes nothing for now."""
+
+    no_space: bool
+    """Otherwise it is busy."""
+    reason: str
+    told_s: float = 0
+
+    def since(self, when: str) -> str:
+        """What is waited for, for people."""
+        return f"{'space on the LTS' if self.no_space else 'the LTS, which is busy,'} since {when} ({self.reason})"
+
+
+class OpenBlock(Patience):
+    """Open a datablock for writing."""
+
+    free_space_percentage: float = 0
+    """What has to be free of the LTS before a datablock is begun."""
+
+
 class OpenedBlock(Message):
-    """A datablock that can be written, or that stands on the LTS already."""
+    """A datablock that can be written, or that stands on the LTS already, or that is refused for now."""
 
     archive_id: str
     tar_bytes: int
@@ -56,9 +91,10 @@ class OpenedBlock(Message):
     """Empty: the file is there with its full size."""
     verified: bool = False
     """Read back and matched by an earlier run."""
+    refused: Refusal | None = None
 
 
-class WriteBlock(BlockRef):
+class WriteBlock(Patience):
     """Write a datablock into an opened upload, or rebuild the manifest of one that is there."""
 
     upload_id: str = ""
@@ -68,6 +104,8 @@ class WrittenBlock(Message):
     """How a write ended: finished, or its upload was gone and it has to be opened again."""
 
     finished: bool
+    refused: Refusal | None = None
+    """What was written so far stands."""
 
 
 class VerifiedBlock(Message):
@@ -79,8 +117,27 @@ class VerifiedBlock(Message):
     """A sentence naming datablock, chunks, byte ranges and members; empty if all bytes match."""
 
 
-class AwaitTape(BlockRef):
-    """Wait until the LTS says that the datablock is on tape."""
+class AwaitTape(Message):
+    """Wait until the LTS says that at least one of the datablocks is on tape, or lost."""
+
+    pid: str
+    plan_digest: str
+    indices: Bitmap
+    generations: dict[int, int] = {}
+    poll_initial_s: float
+    poll_longest_s: float
+
+
+class Taped(Message):
+    """News of a migration."""
+
+    on_tape: Bitmap = Bitmap()
+    lost: Bitmap = Bitmap()
+    """Gone from the cache before they were on tape."""
+
+
+class AwaitEvicted(BlockRef):
+    """Wait until a datablock that is on tape is nowhere else."""
 
     poll_initial_s: float
     poll_longest_s: float
@@ -141,17 +198,25 @@ class TapeActivities:
         self._state, self._readers, self._buffers = state, readers, buffers
 
     @activity.defn
-    async def open_block(self, order: BlockRef) -> OpenedBlock:
+    async def open_block(self, order: OpenBlock) -> OpenedBlock:
         """Open an upload for a datablock; one that is on the LTS with its full size is taken as it is.
 
         Running twice leaves an upload that nobody uses; it ends by the LTS's expiry.
         """
+        _mind_what_was_told(order)
+        try:
+            return await self._open(order)
+        except InfrastructureError as error:
+            return OpenedBlock(archive_id="", tar_bytes=0, refused=_refusal(order, error))
+
+    async def _open(self, order: OpenBlock) -> OpenedBlock:
         block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
         layout = await asyncio.to_thread(Layout, block)
         there = await self._store.stat(block.archive_id)
         if there and there.size_bytes == layout.tar_bytes:
             verified = await self._state.is_verified(order.pid, order.plan_digest, block.stem)
             return OpenedBlock(archive_id=block.archive_id, tar_bytes=layout.tar_bytes, verified=verified)
+        await self._mind_free_space(order.free_space_percentage)
         try:
             upload_id = await self._store.open_write(block.archive_id, layout.tar_bytes)
         except WriteOnce:
@@ -162,9 +227,29 @@ class TapeActivities:
         await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
         return OpenedBlock(archive_id=block.archive_id, tar_bytes=layout.tar_bytes, upload_id=upload_id)
 
+    async def _mind_free_space(self, percentage: float) -> None:
+        """Leave some room on the LTS to others; a store that does not say how much there is decides for itself."""
+        if not percentage or not isinstance(self._store, Space):
+            return
+        try:
+            space = await self._store.space()
+        except TapeUnavailable as error:
+            activity.logger.warning("the free space of the LTS is unknown: %s", error)
+            return
+        free = 100 * space.available_bytes / max(1, space.available_bytes + space.used_bytes)
+        if free < percentage:
+            raise NoSpace(f"{free:.1f} % of the LTS is free, less than the {percentage:g} % that are to stay free")
+
     @activity.defn
     async def write_block(self, order: WriteBlock) -> WrittenBlock:
         """Stream one datablock to the LTS, going on where the LTS and the journal say that it stands."""
+        _mind_what_was_told(order)
+        try:
+            return await self._write(order)
+        except InfrastructureError as error:
+            return WrittenBlock(finished=False, refused=_refusal(order, error))
+
+    async def _write(self, order: WriteBlock) -> WrittenBlock:
         block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
         layout = await asyncio.to_thread(Layout, block)
         known = await self._state.journal(order.pid, order.plan_digest, block.stem)
@@ -281,19 +366,56 @@ class TapeActivities:
         return VerifiedBlock()
 
     @activity.defn
-    async def await_tape(self, order: AwaitTape) -> None:
-        """Return once the datablock is on tape; until then fail with `NotYet`, holding nothing."""
-        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+    async def await_tape(self, order: AwaitTape) -> Taped:
+        """Return the datablocks that are on tape, or lost; while there are none, fail with `NotYet`, holding nothing.
+
+        Those of which the LTS knows nothing are lost.
+        """
+        if not isinstance(self._store, NearlineStore):
+            return Taped(on_tape=order.indices)
+        paths: dict[int, str] = {}
+        for index in order.indices.numbers:
+            generation = order.generations.get(index, 0)
+            paths[index] = (await self._state.block(order.pid, order.plan_digest, index, generation)).archive_id
+        localities = await self._store.localities(list(paths.values()))
+        found = {index: localities.get(path, Locality.LOST) for index, path in paths.items()}
+        on_tape = [index for index, locality in found.items() if locality.on_tape]
+        lost = [index for index, locality in found.items() if locality is Locality.LOST]
+        if on_tape or lost:
+            return Taped(on_tape=Bitmap.of(on_tape), lost=Bitmap.of(lost))
+        index, locality = next(iter(found.items()))
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise not_yet(
+            f"{paths[index]} is {locality.value}, not on tape yet{more}",
+            initial_s=order.poll_initial_s,
+            longest_s=order.poll_longest_s,
+        )
+
+    @activity.defn
+    async def loosen_block(self, order: BlockRef) -> None:
+        """Tell the LTS that nobody needs the copy in its cache; it decides when that goes.
+
+        The Tape REST API has no word for it but a release, and only what was asked for can be released.
+        """
         if not isinstance(self._store, NearlineStore):
             return
-        locality = (await self._store.localities([block.archive_id])).get(block.archive_id)
-        if locality is None or locality.value == "LOST":
-            raise ApplicationError(
-                f"the LTS has lost {block.archive_id} before it was on tape", type=Damaged.__name__, non_retryable=True
-            )
-        if not locality.on_tape:
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        recall_id = await self._store.request_recall([block.archive_id], timedelta(seconds=1))
+        await self._store.release(recall_id, [block.archive_id])
+        await self._store.cancel(recall_id)
+
+    @activity.defn
+    async def await_evicted(self, order: AwaitEvicted) -> None:
+        """Return once the datablock is on tape only; until then fail with `NotYet`, holding nothing."""
+        if not isinstance(self._store, NearlineStore):
+            return
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        locality = (await self._store.localities([block.archive_id])).get(block.archive_id, Locality.LOST)
+        if locality is Locality.LOST:
+            raise ApplicationError(f"the LTS has lost {block.archive_id}", type=Damaged.__name__, non_retryable=True)
+        if locality is not Locality.TAPE:
             raise not_yet(
-                f"{block.archive_id} is {locality.value}, not on tape yet",
+                f"{block.archive_id} is {locality.value}: it is read back from tape as soon as it has left the cache",
                 initial_s=order.poll_initial_s,
                 longest_s=order.poll_longest_s,
             )
@@ -363,6 +485,45 @@ class TapeActivities:
             await self._state.put_json(names.orphan_key(archive_id), {"pid": pid, "archive_id": archive_id})
             return False
         return True
+
+
+def _mind_what_was_told(order: Patience) -> None:
+    """Begin a wait as the LTS has told us to: by not asking.
+
+    Raises:
+        ApplicationError: of type `NotYet`.
+    """
+    if order.refused_since and order.told_s and activity.info().attempt == 1:
+        raise not_yet(
+            f"asked to wait for {order.told_s:g} s by the LTS, which refuses since {order.refused_since}",
+            initial_s=order.told_s,
+            longest_s=order.told_s,
+        )
+
+
+def _refusal(order: Patience, error: InfrastructureError) -> Refusal:
+    """What a step that does not wait tells of an LTS that has no room or is busy; one that waits goes on waiting.
+
+    Raises:
+        ApplicationError: `NotYet` in a step that waits; final when something else is wrong, which is not to be waited
+            for without end.
+        InfrastructureError: something else is wrong in a step that does not wait.
+    """
+    if isinstance(error, NoSpace | Busy) and not isinstance(error, TooLarge):
+        refusal = Refusal(
+            no_space=isinstance(error, NoSpace), reason=bounded(str(error))[:500], told_s=error.retry_after_s
+        )
+        if not order.refused_since:
+            return refusal
+        raise not_yet(
+            refusal.since(order.refused_since),
+            initial_s=order.poll_initial_s,
+            longest_s=order.poll_longest_s,
+            told_s=refusal.told_s,
+        ) from error
+    if order.refused_since:
+        raise ApplicationError(bounded(str(error)), type=type(error).__name__, non_retryable=True) from error
+    raise error
 
 
 class _JournalKeeper:

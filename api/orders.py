@@ -1,7 +1,7 @@
 """From settings to the order that a job is started with; a running job keeps what it was started with."""
 
 from domain.lifecycle import JobType
-from domain.orders import JobOrder, Limits, Packing, Timing
+from domain.orders import JobOrder, Limits, Packing, Timing, VerifyPolicy, Writing
 from settings import Settings
 
 _DAY = 24 * 3600
@@ -28,6 +28,9 @@ def job_order(settings: Settings, job_id: str, job_type: JobType) -> JobOrder:
             target_bytes=settings.datablock_target_bytes,
             target_files=settings.archiver_target_files,
             smallest_chunk=settings.lts_chunk_bytes,
+        ),
+        writing=Writing(
+            verify=VerifyPolicy(settings.verify_policy), free_space_percentage=settings.lts_free_space_percentage
         ),
         limits=Limits(window=settings.job_window),
     )

@@ -25,7 +25,9 @@ ArchiverError
     ├── ObjectStoreUnavailable
     ├── CatalogueUnavailable
     ├── TapeUnavailable
-    ├── NoSpace                 the LTS takes nothing more for now
+    │   ├── Busy                    the LTS asks to be left alone for a while
+    │   └── NoSpace                 the LTS has no room for now
+    │       └── TooLarge                … and never will have for a file of that size
     ├── Damaged                 bytes read back are not the bytes written
     └── Misconfigured           a bucket is missing, credentials are refused …
 
@@ -120,6 +122,9 @@ class UnknownJobType(JobError):
 class InfrastructureError(ArchiverError):
     """Something of ours that may pass, or that an operator has to mend."""
 
+    retry_after_s: float = 0
+    """How long whoever refused has asked us to wait."""
+
 
 class ObjectStoreUnavailable(InfrastructureError):
     """S3 did not answer, or not with success."""
@@ -133,8 +138,16 @@ class TapeUnavailable(InfrastructureError):
     """The LTS did not answer, or not with success."""
 
 
+class Busy(TapeUnavailable):
+    """The LTS asks to be left alone for a while."""
+
+
 class NoSpace(TapeUnavailable):
-    """The LTS takes nothing more for now."""
+    """The LTS has no room for now."""
+
+
+class TooLarge(NoSpace):
+    """The LTS never has room for a file of that size."""
 
 
 class Damaged(InfrastructureError):

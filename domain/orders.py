@@ -1,5 +1,7 @@
 """What a workflow is started with: all that settings decide is decided when a job starts, and never read again."""
 
+from enum import StrEnum
+
 from domain.lifecycle import JobType
 from domain.message import Message
 
@@ -46,6 +48,23 @@ class Limits(Message):
     """Events after which a run gives way to a fresh one, if the server has not asked for that before."""
 
 
+class VerifyPolicy(StrEnum):
+    """When a datablock is read back from the LTS and compared."""
+
+    READ_BACK = "read-back"
+    """As soon as it is written, out of the cache."""
+    TAPE_READ_BACK = "tape-read-back"
+    """When it is on tape and not in the cache any more: recalled, so that the bytes come from tape."""
+
+
+class Writing(Message):
+    """How datablocks are written to the LTS."""
+
+    verify: VerifyPolicy = VerifyPolicy.READ_BACK
+    free_space_percentage: float = 0
+    """With less of the LTS free, no datablock is begun; 0: nobody looks."""
+
+
 class Subscriber(Message):
     """A job that waits for a dataset."""
 
@@ -71,6 +90,7 @@ class DatasetOrder(Message):
     """Retrieve just these files; None: all of it."""
     timing: Timing = Timing()
     packing: Packing = Packing()
+    writing: Writing = Writing()
     limits: Limits = Limits()
 
 
@@ -81,4 +101,5 @@ class JobOrder(Message):
     type: JobType
     timing: Timing = Timing()
     packing: Packing = Packing()
+    writing: Writing = Writing()
     limits: Limits = Limits()

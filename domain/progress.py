@@ -26,6 +26,11 @@ class BlockProgress(Message):
     index: int
     name: str = ""
     state: str = "planned"
+    """What it does or waits for now; `safe` when it is all three of the following."""
+    written: bool = False
+    verified: bool = False
+    """Read back and compared."""
+    on_tape: bool = False
     bytes_total: int = 0
     bytes_done: int = 0
     attempt: int = 0
@@ -46,7 +51,9 @@ class DatasetProgress(Message):
     bytes_done: int = 0
     blocks_total: int = 0
     states: dict[str, int] = {}
-    """How many datablocks are in which state; written, verified and on tape are apart."""
+    """How many datablocks are in which state."""
+    safety: dict[str, int] = {}
+    """Of an archive: how many datablocks are `written`, `verified`, `on_tape`, and `safe`: all three."""
     blocks: tuple[BlockProgress, ...] = ()
     """Those that are not finished first, at most `SHOWN`."""
     jobs: tuple[str, ...] = ()

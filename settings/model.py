@@ -145,6 +145,16 @@ class Settings(BaseSettings):
         default=300, description="Longest time between two looks at a migration or recall, in s."
     )
     lts_pin_lifetime_s: Seconds = Field(default=3600, description="Life of a pin in s; renewed while copying.")
+    lts_free_space_percentage: float = Field(
+        default=20,
+        ge=0,
+        le=100,
+        description="With less of the LTS free than this, in %, no datablock is begun; 0: nobody looks.",
+    )
+    verify_policy: Literal["read-back", "tape-read-back"] = Field(
+        default="read-back",
+        description="When a datablock is read back: read-back (at once, from the cache) or tape-read-back (recalled).",
+    )
     recall_deadline_days: Days = Field(default=7, description="Days until a recall is given up (outcome partial).")
     migration_deadline_days: Days = Field(
         default=2, description="Days until a datablock not yet on tape parks its dataset."

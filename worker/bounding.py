@@ -1,13 +1,14 @@
 """An interceptor that keeps error texts short: a history is for ever, and a stack of nested causes helps nobody."""
 
 import logging
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
-from domain.errors import ArchiverError, Damaged
+from domain.errors import ArchiverError, Damaged, InfrastructureError
 from domain.outcome import bounded
 
 DAMAGED_ATTEMPTS = 3
@@ -36,4 +37,10 @@ class _Bounded(ActivityInboundInterceptor):
             )
             # Bytes may be hurt on the way; those that stay damaged are a person's affair, not the next attempt's.
             final = isinstance(error, Damaged) and info.attempt >= DAMAGED_ATTEMPTS
-            raise ApplicationError(bounded(str(error)), type=name, non_retryable=final) from None
+            told = error.retry_after_s if isinstance(error, InfrastructureError) else 0
+            raise ApplicationError(
+                bounded(str(error)),
+                type=name,
+                non_retryable=final,
+                next_retry_delay=timedelta(seconds=told) if told else None,
+            ) from None

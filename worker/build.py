@@ -224,6 +224,8 @@ def _work(
         landing.free_dataset,
         tape.open_block,
         tape.await_tape,
+        tape.loosen_block,
+        tape.await_evicted,
         tape.recall_block,
         tape.await_recalled,
         tape.release_block,

@@ -167,7 +167,7 @@ class DatasetWorkflow:
         states: dict[str, int] = {}
         for block in self.blocks.values():
             states[block.state] = states.get(block.state, 0) + 1
-        shown = sorted(self.blocks.values(), key=lambda b: (b.state in ("on_tape", "delivered", "intact"), b.index))
+        shown = sorted(self.blocks.values(), key=lambda b: (b.state in ("safe", "delivered", "intact"), b.index))
         outcome = self._outcome
         return DatasetProgress(
             pid=self.order.pid,
@@ -180,12 +180,17 @@ class DatasetWorkflow:
             bytes_done=self.bytes_before + sum(block.bytes_done for block in self.blocks.values()),
             blocks_total=len(self.blocks),
             states=states,
+            safety=self.safety(),
             blocks=tuple(shown[:SHOWN]),
             jobs=tuple(sorted({names.job_workflow(s.job_id) for s in self.subscribers})),
             outcome=outcome.status if outcome else None,
             error_class=outcome.error_class if outcome else "",
             message=outcome.message if outcome else "",
         )
+
+    def safety(self) -> dict[str, int]:
+        """How many datablocks are how safe; only an archive has an answer."""
+        return {}
 
     # The frame around the story that `ArchiveDataset` and `RetrieveDataset` tell.
 

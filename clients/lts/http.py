@@ -10,7 +10,8 @@ import re
 import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, NoReturn, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -32,7 +33,7 @@ from clients.lts.protocol import (
     UploadGone,
     WriteOnce,
 )
-from domain.errors import Damaged, InfrastructureError, Misconfigured, NoSpace, TapeUnavailable
+from domain.errors import Busy, Damaged, InfrastructureError, Misconfigured, NoSpace, TapeUnavailable, TooLarge
 
 _GONE = (404, 410)
 _KEPT = (405, 409, 423)
@@ -122,7 +123,7 @@ class HttpLongTermStore:
         answer = await self._ask(what, "POST", self._origin + self._uploads, headers=headers)
         _mind_write_once(what, answer)
         if answer.status_code != 201 or "location" not in answer.headers:
-            refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content, answer.headers)
         return urlsplit(urljoin(self._origin + self._uploads, answer.headers["location"])).path
 
     async def write_offset(self, upload_id: str, synced: int = 0) -> int:
@@ -159,7 +160,7 @@ class HttpLongTermStore:
             case 460:
                 raise ChunkRefused(f"{what}: other bytes arrived than were sent")
             case status:
-                refuse(what, status, answer.body)
+                refuse(what, status, answer.body, answer.headers)
 
     def sync(self, upload_id: str) -> None:
         """Nothing is left to do: what is acknowledged is durable."""
@@ -255,7 +256,7 @@ class HttpLongTermStore:
         what = f"requesting a recall of {len(paths)} files"
         answer = await self._ask(what, "POST", await self._tape("/stage"), body={"files": files})
         if not answer.is_success:
-            refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content, answer.headers)
         recall_id = _mapping(_json(answer.content or b"{}", what)).get("requestId")
         if not recall_id:
             recall_id = unquote(answer.headers.get("location", "").rstrip("/").rpartition("/")[2])
@@ -276,7 +277,7 @@ class HttpLongTermStore:
         if answer.status_code in _GONE:
             raise RecallGone(f"{what}: the store does not know it")
         if not answer.is_success:
-            refuse(what, answer.status_code, answer.content)
+            refuse(what, answer.status_code, answer.content, answer.headers)
         items = _mappings(_mapping(_json(answer.content, what)).get("files"))
         if not paths:
             return [_recalled(str(item.get("path", "")).lstrip("/"), item) for item in items]
@@ -471,15 +472,34 @@ class HttpLongTermStore:
             raise TapeUnavailable(f"{what}: {error}") from error
 
 
-def refuse(what: str, status: int, body: bytes) -> NoReturn:
+def refuse(what: str, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> NoReturn:
     """Raise what a status means that no caller has to tell apart."""
     said = f"{what}: the store answered {status}{_detail(body)}"
+    retry_after = (headers or {}).get("retry-after", "")
     kind: type[InfrastructureError] = TapeUnavailable
     if status in (401, 403):
         kind = Misconfigured
-    elif status in (413, 507):
+    elif status == 413:
+        kind = TooLarge
+    elif status == 507:
         kind = NoSpace
-    raise kind(said)
+    elif status == 429 or (status == 503 and retry_after):
+        kind = Busy
+    error = kind(said)
+    error.retry_after_s = _seconds(retry_after)
+    raise error
+
+
+def _seconds(retry_after: str) -> float:
+    """`Retry-After` (RFC 9110): seconds or a date; nothing where it makes no sense, and a day at most."""
+    try:
+        if retry_after.isdigit():
+            wanted = float(retry_after)
+        else:
+            wanted = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return 0
+    return min(max(wanted, 0), 24 * 3600)
 
 
 def _mind_write_once(what: str, answer: httpx.Response) -> None:

@@ -4,8 +4,9 @@ Control calls are coroutines. The two calls that move bulk bytes, `write` and `r
 threads, since a socket that fills or drains a buffer in a thread costs a third of the CPU of any asyncio client
 (`docs/explanations/decisions/0002-data-plane.md`).
 
-Errors, for every method: `TapeUnavailable` for whatever may pass (no answer, 5xx, 429), `NoSpace` for 507 and 413,
-`Misconfigured` for refused credentials. Only those that a caller must tell apart are named at the method.
+Errors, for every method: `TapeUnavailable` for whatever may pass (no answer, 5xx), `Busy` for 429 and for 503 with
+`Retry-After`, `NoSpace` for 507, `TooLarge` for 413, `Misconfigured` for refused credentials; an error knows for how
+long the store has asked to wait. Only those that a caller must tell apart are named at the method.
 Every method may be called twice with the same arguments without harm.
 """
 

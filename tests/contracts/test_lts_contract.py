@@ -40,7 +40,7 @@ from clients.lts.protocol import (
     WriteOnce,
 )
 from clients.lts.residency import residency
-from domain.errors import Damaged, Misconfigured, NoSpace, TapeUnavailable
+from domain.errors import Busy, Damaged, Misconfigured, NoSpace, TapeUnavailable, TooLarge
 from tests.fakes.canned import Canned, CannedServer
 from tests.fakes.hsm import Hsm, keeps_access_times
 from tests.fakes.lts import FakeLongTermStore
@@ -621,7 +621,29 @@ async def test_a_refused_token_is_ours_to_mend_and_not_shown(lts_server: ServerP
     assert not [text for text in refused if "wrong-token" in text]
 
 
-@pytest.mark.parametrize(("status", "error"), [(503, TapeUnavailable), (429, TapeUnavailable), (507, NoSpace)])
+@pytest.mark.parametrize(("status", "error"), [(429, Busy), (503, Busy), (507, NoSpace)])
+async def test_how_long_the_store_asks_to_wait_is_told(http: HttpLibrary, status: int, error: type[Busy]) -> None:
+    path = http.path()
+    upload_id = await http.store.open_write(path, 1)
+    # The tape API is looked for before the first of its calls.
+    await http.store.localities([path])
+    for call in (lambda: http.store.open_write(path, 1), lambda: http.store.request_recall([path], HOUR)):
+        http.fault("status", status=status, retry_after_s=17)
+        with pytest.raises(error) as caught:
+            await call()
+        assert caught.value.retry_after_s == 17
+    http.fault("status", status=status, retry_after_s=18)
+    with pytest.raises(error) as caught:
+        write(http.store, upload_id, 0, b"x")
+    assert caught.value.retry_after_s == 18
+
+
+async def test_what_never_fits_is_told_apart_from_what_does_not_fit_now(http: HttpLibrary) -> None:
+    with pytest.raises(TooLarge):
+        await http.store.open_write(http.path(), 1 << 50)
+
+
+@pytest.mark.parametrize(("status", "error"), [(503, TapeUnavailable), (429, Busy), (507, NoSpace)])
 async def test_statuses_that_may_pass(http: HttpLibrary, status: int, error: type[Exception]) -> None:
     path = http.path()
     await http.put(path, b"x")

@@ -50,13 +50,18 @@ from activities.retrieval import (
     RequestRecall,
 )
 from activities.tape import (
+    AwaitEvicted,
     AwaitRecalled,
     AwaitTape,
     BlockRef,
+    OpenBlock,
     OpenedBlock,
+    Patience,
     RecallBlock,
     RecalledBlock,
+    Refusal,
     RemoveFiles,
+    Taped,
     UndoBlocks,
     VerifiedBlock,
     WriteBlock,
@@ -119,6 +124,14 @@ class Held:
     """Datablocks (archive) or positions (retrieval) that are on tape only."""
     off_line: bool = False
     """Nothing gets on tape."""
+    off: set[int] = field(default_factory=set[int])
+    """Datablocks that do not get on tape."""
+    vanishing: dict[int, int] = field(default_factory=dict[int, int])
+    """Datablock → how many generations of it are lost before they are on tape."""
+    cached: bool = False
+    """What is on tape stays in the cache."""
+    refusals: dict[str, Refusal] = field(default_factory=dict[str, Refusal])
+    """Step → why the LTS takes nothing."""
     registered: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     committed: bool = False
     pins: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
@@ -284,6 +297,14 @@ def activities(world: World) -> list[Callable[..., Any]]:
 
         return step
 
+    def refusal(step: str, order: Patience) -> Refusal | None:
+        refused = world.held[order.pid].refusals.get(step)
+        if refused and order.refused_since:
+            raise not_yet(
+                refused.since(order.refused_since), initial_s=order.poll_initial_s, longest_s=order.poll_longest_s
+            )
+        return refused
+
     # Jobs: the real ones.
 
     @activity.defn(name="open_job")
@@ -345,8 +366,10 @@ def activities(world: World) -> list[Callable[..., Any]]:
             return PlannedDataset(plan_digest="plan", blocks=blocks, payload_bytes=blocks * 900)
 
     @activity.defn(name="open_block")
-    async def open_block(order: BlockRef) -> OpenedBlock:
+    async def open_block(order: OpenBlock) -> OpenedBlock:
         async with world.call("open_block", order):
+            if refused := refusal("open_block", order):
+                return OpenedBlock(archive_id="", tar_bytes=0, refused=refused)
             held, key = world.held[order.pid], (order.index, order.generation)
             name = f"{order.pid}#{order.index}#{order.generation}"
             if key in held.lts:
@@ -358,6 +381,8 @@ def activities(world: World) -> list[Callable[..., Any]]:
     @activity.defn(name="write_block")
     async def write_block(order: WriteBlock) -> WrittenBlock:
         async with world.call("write_block", order):
+            if refused := refusal("write_block", order):
+                return WrittenBlock(finished=False, refused=refused)
             held, key = world.held[order.pid], (order.index, order.generation)
             if key not in held.lts:
                 if order.upload_id not in held.uploads:
@@ -378,10 +403,28 @@ def activities(world: World) -> list[Callable[..., Any]]:
             return VerifiedBlock()
 
     @activity.defn(name="await_tape")
-    async def await_tape(order: AwaitTape) -> None:
+    async def await_tape(order: AwaitTape) -> Taped:
         async with world.call("await_tape", order):
-            if world.held[order.pid].off_line:
+            held = world.held[order.pid]
+            asked = order.indices.numbers
+            lost = [n for n in asked if held.vanishing.get(n, 0) > order.generations.get(n, 0)]
+            on_tape = [] if held.off_line else [n for n in asked if n not in held.off and n not in lost]
+            held.lts -= {(n, order.generations.get(n, 0)) for n in lost}
+            if not lost and not on_tape:
                 raise not_yet("not on tape yet", initial_s=order.poll_initial_s, longest_s=order.poll_longest_s)
+            return Taped(on_tape=Bitmap.of(on_tape), lost=Bitmap.of(lost))
+
+    @activity.defn(name="loosen_block")
+    async def loosen_block(order: BlockRef) -> None:
+        async with world.call("loosen_block", order):
+            pass
+
+    @activity.defn(name="await_evicted")
+    async def await_evicted(order: AwaitEvicted) -> None:
+        async with world.call("await_evicted", order):
+            if world.held[order.pid].cached:
+                raise not_yet("still in the cache", initial_s=order.poll_initial_s, longest_s=order.poll_longest_s)
+            world.held[order.pid].nearline.add(order.index)
 
     @activity.defn(name="recall_block")
     async def recall_block(order: RecallBlock) -> RecalledBlock:
@@ -541,6 +584,8 @@ def activities(world: World) -> list[Callable[..., Any]]:
         write_block,
         verify_block,
         await_tape,
+        loosen_block,
+        await_evicted,
         recall_block,
         await_recalled,
         release_block,

@@ -25,7 +25,7 @@ from activities.reporting import FinishedJob
 from cli import binaries
 from domain import names
 from domain.lifecycle import JobType
-from domain.orders import DatasetOrder, JobOrder, Limits, Subscriber, Timing
+from domain.orders import DatasetOrder, JobOrder, Limits, Subscriber, Timing, Writing
 from domain.outcome import DatasetOutcome
 from domain.progress import DatasetProgress, JobProgress
 from tests.fakes.activities import World, activities
@@ -74,6 +74,7 @@ class Stage:
     world: World
     timing: Timing
     limits: Limits = field(default_factory=Limits)
+    writing: Writing = field(default_factory=Writing)
     sleep: Callable[[timedelta], Awaitable[None]] | None = None
     """Lets time pass on a server that skips it."""
 
@@ -86,7 +87,7 @@ class Stage:
         """As the API does it."""
         return await self.client.start_workflow(
             f"{kind.value.capitalize()}Job",
-            JobOrder(job_id=job_id, type=kind, timing=self.timing, limits=self.limits),
+            JobOrder(job_id=job_id, type=kind, timing=self.timing, writing=self.writing, limits=self.limits),
             id=names.job_workflow(job_id),
             task_queue=queues.CONTROL,
             id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
@@ -96,7 +97,7 @@ class Stage:
 
     async def join(self, pid: str, *jobs: str, kind: JobType = JobType.ARCHIVE, windowed: bool = False) -> "Dataset":
         """Start or join a dataset for jobs of which nothing else is known, as `join_datasets` does it."""
-        order = DatasetOrder(pid=pid, timing=self.timing, limits=self.limits)
+        order = DatasetOrder(pid=pid, timing=self.timing, writing=self.writing, limits=self.limits)
         handles = [
             await self.client.start_workflow(
                 "ArchiveDataset" if kind is JobType.ARCHIVE else "RetrieveDataset",
@@ -190,6 +191,20 @@ class Dataset:
             while True:
                 if (found := await self.progress()).phase in phases:
                     return found
+                await asyncio.sleep(0.02)
+
+    async def safe(self, count: int, within_s: float = 30) -> DatasetProgress:
+        """Wait until so many datablocks are safe."""
+        async with asyncio.timeout(within_s):
+            while True:
+                if (found := await self.progress()).safety.get("safe") == count:
+                    return found
+                await asyncio.sleep(0.02)
+
+    async def quiet(self, within_s: float = 10) -> None:
+        """Wait until it runs no step."""
+        async with asyncio.timeout(within_s):
+            while (await self.handle.describe()).raw_description.pending_activities:  # noqa: ASYNC110 - another process's
                 await asyncio.sleep(0.02)
 
     async def ended(self) -> DatasetOutcome:

@@ -1,12 +1,13 @@
 """The archive of one dataset decides: what it does, keeps, undoes and tells, whatever happens to its steps."""
 
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
+from activities.tape import Refusal
 from domain.lifecycle import Outcome, Phase
-from domain.orders import Limits, Subscriber, Timing
+from domain.orders import Limits, Subscriber, Timing, VerifyPolicy, Writing
 from tests.fakes.activities import Held
 from tests.fakes.stage import QUICK, Dataset, Stage, dev_server, on_stage, skipping
 
@@ -260,9 +261,11 @@ async def test_a_parked_dataset_keeps_its_work_and_goes_on_when_told_to(stage: S
     assert shown.waiting_for == "TapeUnavailable: verify_block fails as told"
     await world.until(lambda: len(held.lts) == 2)
     await world.until(lambda: world.calls["verify_block"] == 2)
+    await dataset.quiet()
 
     await dataset.signal("retry")
     await world.until(lambda: world.calls["verify_block"] == 4)
+    await dataset.quiet()
     await dataset.phase(Phase.PARKED)
     world.heal("verify_block")
     await dataset.signal("retry")
@@ -513,3 +516,225 @@ async def test_an_operator_cancels_before_the_first_step() -> None:
             assert (await dataset.ended()).status is Outcome.CANCELLED
             stage.world.assert_nothing_left("p")
             assert stage.world.outcome("1").status is Outcome.CANCELLED
+
+
+# Written, verified, on tape: three facts.
+
+
+async def test_only_what_is_written_verified_and_on_tape_is_called_safe(stage: Stage) -> None:
+    stage.world.dataset("p", blocks=3, off={1})
+    stage.world.hold("verify_block")
+    dataset = await stage.join("p", "1")
+    await stage.world.reached("verify_block", 2)
+    shown = await dataset.progress()
+    assert shown.safety == {"written": 2, "verified": 0, "on_tape": 0, "safe": 0}
+    assert [(b.state, b.written, b.verified, b.on_tape) for b in shown.blocks] == [
+        ("verifying", True, False, False),
+        ("verifying", True, False, False),
+        ("planned", False, False, False),
+    ]
+
+    stage.world.let_go("verify_block")
+    shown = await dataset.safe(2)
+    assert shown.safety == {"written": 3, "verified": 3, "on_tape": 2, "safe": 2}
+    assert shown.states == {"waiting_tape": 1, "safe": 2}
+    assert [block.state for block in shown.blocks] == ["waiting_tape", "safe", "safe"]
+
+    stage.world.held["p"].off.clear()
+    await dataset.signal("recall_ready")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+
+
+async def test_by_tape_read_back_nothing_is_verified_before_it_comes_from_tape(stage: Stage) -> None:
+    stage.writing = Writing(verify=VerifyPolicy.TAPE_READ_BACK)
+    held = stage.world.dataset("p", blocks=2, off_line=True, cached=True)
+    dataset = await stage.join("p", "1")
+    await stage.world.until(lambda: len(held.lts) == 2)
+    shown = await dataset.phase(Phase.WAITING_TAPE)
+    assert stage.world.calls["verify_block"] == 0
+
+    held.off_line = False
+    await dataset.signal("recall_ready")
+    await stage.world.until(lambda: stage.world.calls["await_evicted"] >= 2)
+    shown = await dataset.phase(Phase.WAITING_TAPE)
+    assert shown.safety == {"written": 2, "verified": 0, "on_tape": 2, "safe": 0}
+    assert shown.waiting_for == "the LTS to free its cache, to read back from tape"
+    assert stage.world.calls["verify_block"] == 0
+
+    held.cached = False
+    await dataset.signal("recall_ready")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+    assert stage.world.calls["recall_block"] == 2
+    assert held.verified == {(1, 0), (2, 0)}
+    assert held.pins == {}
+
+
+async def test_by_tape_read_back_what_is_damaged_on_tape_is_written_anew(stage: Stage) -> None:
+    stage.writing = Writing(verify=VerifyPolicy.TAPE_READ_BACK)
+    held = stage.world.dataset("p", damaged={1: 1})
+    assert (await (await stage.join("p", "1")).ended()).status is Outcome.ARCHIVED
+    assert held.registered == held.lts == {(1, 1)}
+    assert held.pins == {}
+
+
+async def test_a_cache_that_is_never_freed_parks_a_dataset_that_is_to_be_read_back_from_tape(slow: Stage) -> None:
+    slow.writing = Writing(verify=VerifyPolicy.TAPE_READ_BACK)
+    held = slow.world.dataset("p", cached=True)
+    dataset = await slow.join("p", "1")
+    await slow.world.until(lambda: slow.world.calls["await_evicted"] > 0)
+    await slow.days(2.1)
+    assert (await dataset.phase(Phase.PARKED)).waiting_for.startswith("CacheDeadline: still in the cache")
+    held.cached = False
+    await dataset.signal("retry")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+
+
+async def test_a_pin_is_renewed_while_a_datablock_is_read_back_from_tape(real: Stage) -> None:
+    real.timing = QUICK.model_copy(update={"pin_lifetime_s": 1.0})
+    held = real.world.dataset("p", nearline={1}, stuck={1})
+    dataset = await real.join("p", "1")
+    await real.world.until(lambda: real.world.calls["await_recalled"] > 0)
+    real.world.hold("verify_block")
+    held.stuck.clear()
+    await real.world.reached("verify_block")
+    await real.world.until(lambda: real.world.calls["release_block"] >= 2)
+    assert len(held.pins) >= 1
+    real.world.let_go("verify_block")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+    assert held.pins == {}
+
+
+async def test_a_datablock_that_is_lost_before_it_is_on_tape_is_written_anew_once(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=2, vanishing={1: 1})
+    assert (await (await stage.join("p", "1")).ended()).status is Outcome.ARCHIVED
+    assert held.registered == held.lts == {(1, 1), (2, 0)}
+
+
+async def test_a_datablock_that_is_lost_twice_parks(stage: Stage) -> None:
+    stage.world.dataset("p", vanishing={1: 2})
+    dataset = await stage.join("p", "1")
+    shown = await dataset.phase(Phase.PARKED)
+    assert shown.waiting_for == "Damaged: the LTS has lost datablock 1 before it was on tape"
+    await dataset.signal("give_up")
+    assert (await dataset.ended()).status is Outcome.GIVEN_UP
+    stage.world.assert_nothing_left("p")
+
+
+# An LTS that takes nothing for now.
+
+FULL = Refusal(no_space=True, reason="the cache is full", told_s=3_600)
+
+
+@pytest.mark.parametrize("step", ["open_block", "write_block"])
+async def test_a_full_lts_is_waited_for_longer_than_any_failure(slow: Stage, step: str) -> None:
+    held = slow.world.dataset("p", refusals={step: FULL})
+    dataset = await slow.join("p", "1")
+    await slow.world.until(lambda: slow.world.calls[step] >= 2)
+    await slow.days(12)
+    shown = await dataset.progress()
+    assert shown.phase is Phase.WRITING
+    since = shown.waiting_for.removeprefix("space on the LTS since ").removesuffix(" (the cache is full)")
+    assert datetime.fromisoformat(since).tzinfo
+    assert shown.states == {"waiting_space": 1}
+    assert len((await dataset.handle.fetch_history()).events) < 60, "polls add nothing"
+
+    held.refusals.clear()
+    await dataset.signal("recall_ready")
+
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+    assert held.lts == {(1, 0)}
+    assert held.uploads == set()
+    first, second = slow.world.asked(step)[:2]
+    assert (first.refused_since, second.told_s) == ("", 3_600)
+    assert slow.world.asked(step)[-1].told_s == 0, "who says that it is ready knows better"
+
+
+async def test_a_busy_lts_is_said_to_be_busy(stage: Stage) -> None:
+    held = stage.world.dataset("p", refusals={"open_block": Refusal(no_space=False, reason="429")})
+    dataset = await stage.join("p", "1")
+    await stage.world.until(lambda: stage.world.calls["open_block"] >= 2)
+    assert (await dataset.progress()).waiting_for.startswith("the LTS, which is busy, since 20")
+    held.refusals.clear()
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+
+
+async def test_who_waits_for_space_and_meets_another_error_is_parked_like_anybody(slow: Stage) -> None:
+    held = slow.world.dataset("p", refusals={"open_block": FULL})
+    dataset = await slow.join("p", "1")
+    await slow.world.until(lambda: slow.world.calls["open_block"] >= 2)
+    slow.world.fail("open_block", final=True)
+    await dataset.signal("recall_ready")
+    await dataset.phase(Phase.PARKED)
+    slow.world.heal("open_block")
+    held.refusals.clear()
+    await dataset.signal("retry")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+
+
+@pytest.mark.parametrize("step", ["open_block", "write_block"])
+async def test_a_cancel_while_it_waits_for_space_leaves_nothing(real: Stage, step: str) -> None:
+    real.world.dataset("p", refusals={step: FULL.model_copy(update={"told_s": 0})})
+    dataset = await real.join("p", "1")
+    await real.world.until(lambda: real.world.calls[step] >= 2)
+    await dataset.cancel()
+    assert (await dataset.ended()).status is Outcome.CANCELLED
+    real.world.assert_nothing_left("p")
+
+
+# Long histories.
+
+
+async def test_an_archive_whose_history_is_full_goes_on_in_a_fresh_run_and_waits_for_no_tape(real: Stage) -> None:
+    real.limits = Limits(blocks=3, history=150)
+    held = real.world.dataset("p", blocks=40, off={1, 2, 3}, damaged={7: 1}, vanishing={9: 1})
+    dataset = await real.join("p", "1")
+    shown = await dataset.safe(37)
+    assert shown.phase is Phase.WAITING_TAPE
+    assert shown.safety == {"written": 40, "verified": 40, "on_tape": 37, "safe": 37}
+    assert shown.jobs == ("job/1",)
+    assert len(await real.runs(dataset)) >= 3
+    held.off.clear()
+    await dataset.signal("recall_ready")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+    assert held.registered == held.lts
+    assert {key for key in held.lts if key[1]} == {(7, 1), (9, 1)}
+    assert real.world.calls["plan_dataset"] == 1
+    assert real.world.calls["write_block"] == 42, "nothing is written twice because of it"
+    assert max(len(run.events) for run in await real.runs(dataset)) < 300
+
+
+async def test_a_cancel_after_a_fresh_run_began_leaves_nothing(real: Stage) -> None:
+    real.limits = Limits(blocks=2, history=60)
+    real.world.dataset("p", blocks=12, off={12})
+    dataset = await real.join("p", "1")
+    await dataset.phase(Phase.WAITING_TAPE, within_s=30)
+    await dataset.cancel()
+    assert (await dataset.ended()).status is Outcome.CANCELLED
+    real.world.assert_nothing_left("p")
+    assert len(await real.runs(dataset)) > 1
+
+
+async def test_many_datablocks_share_few_waits_for_tape(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=60, off_line=True)
+    dataset = await stage.join("p", "1")
+    await stage.world.until(lambda: len(held.verified) == 60)
+    described = await dataset.handle.describe()
+    waits = [a for a in described.raw_description.pending_activities if a.activity_type.name == "await_tape"]
+    assert 1 <= len(waits) <= 20
+    held.off_line = False
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+
+
+async def test_give_up_during_an_undo_that_is_parked_counts_for_nothing_later(stage: Stage) -> None:
+    stage.world.dataset("p")
+    stage.world.hold("write_block")
+    stage.world.fail("undo_blocks", final=True, times=1)
+    dataset = await stage.join("p", "1")
+    await stage.world.reached("write_block")
+    await dataset.signal("leave", "1")
+    await dataset.phase(Phase.PARKED)
+    await dataset.signal("give_up")
+    assert (await dataset.progress()).phase is Phase.PARKED
+    await dataset.signal("retry")
+    assert (await dataset.ended()).status is Outcome.CANCELLED
+    stage.world.assert_nothing_left("p")

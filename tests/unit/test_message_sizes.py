@@ -68,7 +68,13 @@ MESSAGES: list[Message] = [
     ArchiveOrder(
         pid=PID,
         state=ArchiveState(
-            subscribers=SUBSCRIBERS, looked=LOOKED, planned=PLANNED, safe=SAFE, generations=dict.fromkeys(range(20), 1)
+            subscribers=SUBSCRIBERS,
+            looked=LOOKED,
+            planned=PLANNED,
+            written=SAFE,
+            verified=SAFE,
+            on_tape=SAFE,
+            generations=dict.fromkeys(range(20), 1),
         ),
     ),
     CarriedJob(
