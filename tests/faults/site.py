@@ -1,6 +1,6 @@
 """A stack seen through proxies: every byte is counted, and a process can be killed at any of them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from activities.copying import USEFUL_BUFFERS
 from api.orders import job_order
 from domain import names
 from domain.lifecycle import JobType
-from domain.orders import DatasetOrder, JobOrder
+from domain.orders import DatasetOrder, JobOrder, Writing
 from tests.fakes.proxy import CountingProxy, Direction, Hold
 from tests.lab import Lab, eventually
 from workflows import queues
@@ -31,26 +31,38 @@ class Site:
 
     # Jobs whose datasets were started before them, with a packing and a timing of the test's own.
 
-    async def archive(self, pid: str, *, target_bytes: int = 10**12, target_files: int = 20_000) -> str:
+    async def archive(
+        self,
+        pid: str,
+        *,
+        target_bytes: int = 10**12,
+        target_files: int = 20_000,
+        writing: Writing | None = None,
+        **timing: float,
+    ) -> str:
         """Submit an archive job; by default all files go into one datablock."""
         order = job_order(self.lab.stack.settings, "", JobType.ARCHIVE)
         packing = order.packing.model_copy(update={"target_bytes": target_bytes, "target_files": target_files})
-        await self._begin(
-            "ArchiveDataset", names.archive_workflow(pid), order.model_copy(update={"packing": packing}), pid
-        )
+        order = order.model_copy(update={"packing": packing, "writing": writing or Writing()})
+        await self._begin("ArchiveDataset", names.archive_workflow(pid), order, pid, timing)
         return await self.lab.archive(pid)
 
-    async def retrieve(self, pid: str) -> str:
+    async def retrieve(self, pid: str, **timing: float) -> str:
         """Submit a retrieve job."""
         order = job_order(self.lab.stack.settings, "", JobType.RETRIEVE)
-        await self._begin("RetrieveDataset", names.retrieve_workflow(pid), order, pid)
+        await self._begin("RetrieveDataset", names.retrieve_workflow(pid), order, pid, timing)
         return await self.lab.retrieve(pid)
 
-    async def _begin(self, kind: str, workflow_id: str, order: JobOrder, pid: str) -> None:
-        timing = order.timing.model_copy(update={"heartbeat_s": HEARTBEAT_S})
+    async def _begin(self, kind: str, workflow_id: str, order: JobOrder, pid: str, timing: Mapping[str, float]) -> None:
         await self.lab.temporal.start_workflow(
             kind,
-            DatasetOrder(pid=pid, timing=timing, packing=order.packing, limits=order.limits),
+            DatasetOrder(
+                pid=pid,
+                timing=order.timing.model_copy(update={"heartbeat_s": HEARTBEAT_S, **timing}),
+                packing=order.packing,
+                writing=order.writing,
+                limits=order.limits,
+            ),
             id=workflow_id,
             task_queue=queues.CONTROL,
         )

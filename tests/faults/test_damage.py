@@ -42,6 +42,7 @@ async def only_generation(lab: Lab, pid: str, path_of_the_first: str) -> None:
     assert stems == {path.rpartition("/")[2].removesuffix(".tar")}
 
 
+@pytest.mark.fault("a bit flips on the way to the LTS", "refused on arrival, the chunk is sent again")
 async def test_a_bit_that_flips_on_the_way_to_the_lts_is_refused_and_the_chunk_sent_again(site: Site) -> None:
     pid = await site.lab.dataset(FILES)
     await fault(site.lab, "corrupt_in_flight", direction="in")
@@ -54,6 +55,9 @@ async def test_a_bit_that_flips_on_the_way_to_the_lts_is_refused_and_the_chunk_s
     assert site.lts_read() == tar_bytes
 
 
+@pytest.mark.fault(
+    "a bit flips on the LTS before it is read back", "named by chunk and file, written anew under another name"
+)
 async def test_a_datablock_damaged_on_the_lts_is_written_anew_under_another_name(site: Site) -> None:
     lab = site.lab
     pid = await lab.dataset(FILES)
@@ -69,6 +73,7 @@ async def test_a_datablock_damaged_on_the_lts_is_written_anew_under_another_name
     assert await lab.unpacked(pid) == FILES
 
 
+@pytest.mark.fault("a bit flips on the way back, twice", "parked with the damage by name; `retry` writes it anew")
 async def test_a_datablock_that_is_read_back_wrong_twice_parks_until_somebody_says_retry(site: Site) -> None:
     lab = site.lab
     pid = await lab.dataset(FILES)
@@ -91,6 +96,10 @@ async def test_a_datablock_that_is_read_back_wrong_twice_parks_until_somebody_sa
     assert await lab.landed(pid) == {}
 
 
+@pytest.mark.fault(
+    "a bit flips on the way back, and it is given up",
+    "nothing is left on the LTS or in SciCat, the landing zone is whole",
+)
 async def test_a_damaged_datablock_that_is_given_up_leaves_nothing(site: Site) -> None:
     lab = site.lab
     pid = await lab.dataset(FILES)
@@ -110,6 +119,10 @@ async def test_a_damaged_datablock_that_is_given_up_leaves_nothing(site: Site) -
     assert await lab.landed(pid) == before
 
 
+@pytest.mark.fault(
+    "a bit flips on the LTS after the archive, on tape",
+    "never delivered; parked with the damage by name, no pin is kept",
+)
 async def test_a_datablock_damaged_on_tape_is_never_delivered(site: Site) -> None:
     lab = site.lab
     pid = await lab.dataset(FILES)

@@ -26,6 +26,9 @@ async def archived(site: Site) -> tuple[str, str, int]:
     return pid, path, size
 
 
+@pytest.mark.fault(
+    "a worker is killed in the midst of a retrieval", "delivered parts are not read again; no pin is left"
+)
 async def test_delivered_parts_are_not_read_again_after_a_kill(site: Site) -> None:
     pid, _, tar_bytes = await archived(site)
     place = random.Random(1).randrange(5 * CHUNK, 9 * CHUNK)  # noqa: S311
@@ -35,10 +38,14 @@ async def test_delivered_parts_are_not_read_again_after_a_kill(site: Site) -> No
 
     assert tar_bytes <= site.lts_read() <= tar_bytes + BUFFERS * CHUNK
     assert tar_bytes <= site.delivered() <= tar_bytes + BUFFERS * CHUNK
+    assert (await site.lab.lts("GET", "/admin/state")).json()["pins"] == []
     assert await site.lab.unpacked(pid) == FILES
 
 
 @pytest.mark.parametrize("checksums", [{"ChecksumAlgorithm": "SHA256"}, {}], ids=["with-digests", "without"])
+@pytest.mark.fault(
+    "somebody left an upload in the retrieval bucket", "parts with the right digest are used, the others are not"
+)
 async def test_a_stale_upload_is_trusted_only_where_its_digests_are_right(
     site: Site, checksums: dict[str, str]
 ) -> None:

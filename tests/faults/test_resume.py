@@ -34,6 +34,7 @@ async def tar_bytes(site: Site, pid: str) -> int:
 
 
 @pytest.mark.parametrize("seed", seeds(1, 8))
+@pytest.mark.fault("a worker is told to stop in the midst of a write", "another one goes on; nothing is written twice")
 async def test_a_worker_that_is_told_to_stop_writes_nothing_twice(site: Site, seed: int) -> None:
     """Its journal is put on the way out, so all that is read again is the file that it stands in."""
     files = files_of(6)
@@ -55,6 +56,9 @@ async def test_a_worker_that_is_told_to_stop_writes_nothing_twice(site: Site, se
 
 
 @pytest.mark.parametrize("seed", seeds(1, 8))
+@pytest.mark.fault(
+    "a worker is killed in the midst of a write", "a chunk is written again, what was not journalled is read again"
+)
 async def test_a_killed_worker_loses_a_chunk_and_what_it_had_not_journalled(site: Site, seed: int) -> None:
     files = files_of(22)
     payload = len(files) * FILE
@@ -69,6 +73,7 @@ async def test_a_killed_worker_loses_a_chunk_and_what_it_had_not_journalled(site
 
 
 @pytest.mark.parametrize("seed", seeds(1, 8))
+@pytest.mark.fault("the LTS is killed in the midst of a write", "the worker goes on from its journal")
 async def test_a_worker_that_lives_on_journals_what_it_had_done(site: Site, seed: int) -> None:
     """The LTS dies, not the worker: like one that is told to stop, it reads little again."""
     files = files_of(8)
@@ -84,6 +89,9 @@ async def test_a_worker_that_lives_on_journals_what_it_had_done(site: Site, seed
 
 
 @pytest.mark.parametrize("seed", seeds(1, 12))
+@pytest.mark.fault(
+    "LTS, MinIO and Temporal are killed during an archive", "it ends well, and a chunk a kill moves twice"
+)
 async def test_an_archive_outlives_its_servers(site: Site, seed: int) -> None:
     """LTS, MinIO and Temporal die in some order under the same two datablocks."""
     files = files_of(8)
@@ -107,6 +115,7 @@ async def test_an_archive_outlives_its_servers(site: Site, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(1, 12))
+@pytest.mark.fault("LTS, MinIO and Temporal are killed during a retrieval", "it ends well, and little is read twice")
 async def test_a_retrieval_outlives_its_servers(site: Site, seed: int) -> None:
     files = files_of(8)
     pid = await site.lab.dataset(files)

@@ -49,6 +49,7 @@ async def plan_of(lab: Lab, pid: str) -> tuple[State, DatasetPlan]:
         pytest.param(False, id="in-the-midst-of-a-chunk", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.fault("a worker hangs, is given up for dead, and comes back", "what another one finished stays as it is")
 async def test_a_worker_that_comes_back_too_late_does_no_harm(site: Site, *, cut: bool) -> None:
     lab = site.lab
     pid = await lab.dataset(FILES)

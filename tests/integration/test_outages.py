@@ -91,6 +91,7 @@ async def assert_archived(lab: Lab, job_id: str, pid: str) -> None:
     assert await lab.unpacked(pid) == FILES
 
 
+@pytest.mark.fault("SciCat, MinIO and the LTS are down when a job starts", "named and waited for")
 async def test_what_is_down_at_the_start_is_named_and_waited_for(lab: Lab) -> None:
     pid = await lab.dataset(FILES)
     await lab.stack.kill("worker-control")
@@ -121,6 +122,7 @@ async def test_what_is_down_at_the_start_is_named_and_waited_for(lab: Lab) -> No
     await assert_archived(lab, job_id, pid)
 
 
+@pytest.mark.fault("Temporal is down when a job is posted", "the post fails visibly and can be repeated")
 async def test_a_job_that_temporal_cannot_take_fails_visibly_and_can_be_posted_again(lab: Lab) -> None:
     pid, other = await lab.dataset(FILES), await lab.dataset({"a": b"a"})
     async with down(lab, "temporal"):
@@ -163,6 +165,9 @@ async def test_a_job_that_temporal_cannot_take_fails_visibly_and_can_be_posted_a
     ],
     ids=["minio", "lts", "scicat", "temporal"],
 )
+@pytest.mark.fault(
+    "a server is killed during an archive", "said in the log and by the readiness probe, then it goes on"
+)
 async def test_an_archive_survives_a_server_killed_in_the_middle(
     lab: Lab, server: str, dependency: str, step: str, error: str
 ) -> None:
@@ -186,6 +191,7 @@ async def test_an_archive_survives_a_server_killed_in_the_middle(
 
 
 @pytest.mark.parametrize("server", ["minio", "lts", "temporal"])
+@pytest.mark.fault("a server is killed during a retrieval", "it goes on, and no pin is left")
 async def test_a_retrieval_survives_a_server_killed_in_the_middle(lab: Lab, server: str) -> None:
     pid = await lab.archived(FILES)
     await slow(lab, "out")

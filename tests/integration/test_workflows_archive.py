@@ -327,6 +327,7 @@ async def test_pause_stops_the_running_copies_and_starts_nothing_until_resumed(s
 # Tape.
 
 
+@pytest.mark.fault("nothing is migrated for two days", "parked; `retry` waits on")
 async def test_a_datablock_that_does_not_get_on_tape_for_two_days_parks_and_may_go_on(slow: Stage) -> None:
     held = slow.world.dataset("p", off_line=True)
     dataset = await slow.join("p", "1")
@@ -577,6 +578,7 @@ async def test_by_tape_read_back_what_is_damaged_on_tape_is_written_anew(stage: 
     assert held.pins == {}
 
 
+@pytest.mark.fault("the LTS never frees its cache, and proof from tape is wanted", "parked after two days")
 async def test_a_cache_that_is_never_freed_parks_a_dataset_that_is_to_be_read_back_from_tape(slow: Stage) -> None:
     slow.writing = Writing(verify=VerifyPolicy.TAPE_READ_BACK)
     held = slow.world.dataset("p", cached=True)
