@@ -23,7 +23,7 @@ from activities.progress import not_yet
 from clients.state import State
 from domain import names
 from domain.errors import DatasetError, PartialArchive
-from domain.lifecycle import JobType, Outcome
+from domain.lifecycle import JobType, Outcome, Phase
 from domain.message import Message
 from domain.orders import DatasetOrder, FilesOf, JobOrder, Subscriber
 from domain.outcome import DatasetOutcome
@@ -135,7 +135,10 @@ class JoiningActivities:
             static_summary=f"{order.type.value} {pid}",
             priority=Priority(priority_key=3),
             search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(SearchAttributeKey.for_keyword("DatasetPid"), pid)]
+                [
+                    SearchAttributePair(SearchAttributeKey.for_keyword("DatasetPid"), pid),
+                    SearchAttributePair(SearchAttributeKey.for_keyword("Phase"), Phase.PLANNING.value),
+                ]
             ),
         )
 

@@ -1,6 +1,6 @@
 """Restoring single files: range reads from a datablock, without reading the rest of it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -9,10 +9,11 @@ from activities.copying import Buffers, copy_member
 from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread
 from activities.retrieval import CopiedBlock, CopyBlock
+from activities.retrieval_bucket import RetrievalBucket
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
-from clients.state import Retrieved, State
+from clients.state import State
 from domain import names
 from domain.checksum import b64, composite
 from domain.datablock import chunk_bytes_for
@@ -36,7 +37,8 @@ class RestoringActivities:
         buffers: int,
     ) -> None:
         self._store, self._objects, self._bulk, self._state = store, objects, bulk, state
-        self._bucket, self._retention, self._manifests, self._buffers = retrieval_bucket, retention, manifests, buffers
+        self._bucket, self._manifests, self._buffers = retrieval_bucket, manifests, buffers
+        self._delivered = RetrievalBucket(objects=objects, bucket=retrieval_bucket, state=state, retention=retention)
 
     @activity.defn
     async def restore_files(self, order: CopyBlock) -> CopiedBlock:
@@ -64,7 +66,8 @@ class RestoringActivities:
         chunk_bytes = chunk_bytes_for(member.size)
         digests: list[bytes] = []
         if member.size:
-            upload_id = await self._objects.create_multipart(self._bucket, key)
+            # One that a killed worker left is filled anew, part by part: its digests are not known before it is read.
+            upload_id, _ = await self._delivered.upload(key)
             try:
                 buffers = Buffers(1, member.size)
                 parts = await in_thread(
@@ -83,7 +86,7 @@ class RestoringActivities:
                     bookmark,
                 )
                 digests = [part.sha256 for part in parts]
-                await self._keep(pid, key, member.size, chunk_bytes, digests)
+                await self._delivered.expect(pid, key, member.size, chunk_bytes, digests)
                 await self._objects.complete_multipart(
                     self._bucket,
                     key,
@@ -99,17 +102,5 @@ class RestoringActivities:
                 # A completed upload is unknown by then; any other is of no use, since the file is read anew.
                 await self._objects.abort_multipart(self._bucket, key, upload_id)
         else:
-            await self._keep(pid, key, 0, chunk_bytes, [])
+            await self._delivered.expect(pid, key, 0, chunk_bytes, [])
             await self._objects.put(self._bucket, key, b"")
-
-    async def _keep(self, pid: str, key: str, size: int, chunk_bytes: int, digests: list[bytes]) -> None:
-        await self._state.put_retrieved(
-            Retrieved(
-                pid=pid,
-                key=key,
-                size=size,
-                chunk_bytes=chunk_bytes,
-                digest=composite(digests).hex(),
-                keep_until=datetime.now(UTC) + self._retention,
-            )
-        )

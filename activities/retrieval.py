@@ -1,7 +1,7 @@
 """Steps of a retrieval: what is missing, recall it, copy it into the retrieval bucket, give the pins back."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
@@ -11,12 +11,12 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.copying import Buffers, Part, deliver_tar
 from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread, not_yet
+from activities.retrieval_bucket import RetrievalBucket
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
 from clients.s3 import ObjectStore
-from clients.s3 import Part as StoredPart
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
 from clients.scicat import Catalogue, Datablock, Dataset
-from clients.state import Retrieved, State, StateIndex
+from clients.state import State, StateIndex
 from domain import names
 from domain.bitmap import Bitmap
 from domain.checksum import b64, composite
@@ -145,7 +145,8 @@ class RetrievalActivities:
         buffers: int,
     ) -> None:
         self._catalogue, self._store, self._objects, self._bulk = catalogue, store, objects, bulk
-        self._bucket, self._retention, self._state, self._client = retrieval_bucket, retention, state, client
+        self._bucket, self._state, self._client = retrieval_bucket, state, client
+        self._delivered = RetrievalBucket(objects=objects, bucket=retrieval_bucket, state=state, retention=retention)
         self._manifests, self._buffers = manifests, buffers
 
     @activity.defn
@@ -179,7 +180,7 @@ class RetrievalActivities:
         listed = [self._entry(order.pid, block, index) for block in blocks]
         key = names.datablocks_key(order.pid)
         await self._state.put_json(key, listed)
-        intact = await asyncio.gather(*(self._intact(entry) for entry in listed))
+        intact = await asyncio.gather(*(self._delivered.intact(entry["archive_id"]) for entry in listed))
         return LookedRetrieval(
             owner_group=dataset.owner_group,
             blocks_key=key,
@@ -233,16 +234,6 @@ class RetrievalActivities:
             "plan_digest": index.manifests.get(stem_of(block.archive_id), ""),
             "bagged": block.version == FORMAT,
         }
-
-    async def _intact(self, entry: dict[str, Any]) -> bool:
-        """Whether the datablock lies in the retrieval bucket with the digest that is on record for it."""
-        record = await self._state.retrieved(entry["archive_id"])
-        if record is None:
-            return False
-        # The retention is renewed before the look: the sweep reads the record again just before it deletes.
-        await self._state.put_retrieved(record.model_copy(update={"keep_until": datetime.now(UTC) + self._retention}))
-        head = await self._objects.head(self._bucket, entry["archive_id"])
-        return head is not None and head.size == record.size and head.composite_sha256 == record.composite
 
     @activity.defn
     async def request_recall(self, order: RequestRecall) -> RequestedRecall:
@@ -304,18 +295,8 @@ class RetrievalActivities:
         try:
             known = await self._manifests.digests(entry, order.position + 1)
             size, chunk_bytes, digests = known.tar_bytes, known.chunk_bytes, list(known.chunks)
-            await self._state.put_retrieved(
-                Retrieved(
-                    pid=entry["pid"],
-                    key=archive_id,
-                    size=size,
-                    chunk_bytes=chunk_bytes,
-                    digest=composite(digests).hex(),
-                    bagged=entry["bagged"],
-                    keep_until=datetime.now(UTC) + self._retention,
-                )
-            )
-            if not await self._intact(entry):
+            await self._delivered.expect(entry["pid"], archive_id, size, chunk_bytes, digests, bagged=entry["bagged"])
+            if not await self._delivered.intact(archive_id):
                 await self._deliver(archive_id, order.position, size, chunk_bytes, digests)
         except Nearline:
             return CopiedBlock(nearline=True)
@@ -325,12 +306,12 @@ class RetrievalActivities:
             raise Damaged(f"{archive_id}: what came from the LTS is not what was archived ({error})") from error
         except UploadVanished as error:
             raise ObjectStoreUnavailable(f"the upload of {archive_id} vanished and is begun again ({error})") from error
-        if not await self._intact(entry):
+        if not await self._delivered.intact(archive_id):
             raise Damaged(f"{archive_id} lies in the retrieval bucket with another digest than it was archived with")
         return CopiedBlock(bytes=size)
 
     async def _deliver(self, archive_id: str, position: int, size: int, chunk_bytes: int, digests: list[bytes]) -> None:
-        upload_id, there = await self._upload(archive_id)
+        upload_id, there = await self._delivered.upload(archive_id)
         kept = [
             Part(number, part.etag, digests[number - 1])
             for number, part in there.items()
@@ -365,19 +346,6 @@ class RetrievalActivities:
             [(part.number, part.etag, b64(part.sha256)) for part in parts],
             b64(composite(digests)),
         )
-
-    async def _upload(self, archive_id: str) -> tuple[str, dict[int, StoredPart]]:
-        """The upload that an earlier attempt left, and its parts, or a new one; those of no use are aborted."""
-        found: tuple[str, dict[int, StoredPart]] | None = None
-        for upload in reversed(await self._objects.open_uploads(self._bucket, archive_id, [archive_id])):
-            if upload.key != archive_id:
-                continue
-            there = None if found else await self._objects.list_parts(self._bucket, archive_id, upload.upload_id)
-            if there is None:
-                await self._objects.abort_multipart(self._bucket, archive_id, upload.upload_id)
-            else:
-                found = upload.upload_id, there
-        return found or (await self._objects.create_multipart(self._bucket, archive_id), {})
 
     @activity.defn
     async def release_recall(self, order: ReleaseRecall) -> None:

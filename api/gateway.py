@@ -82,7 +82,10 @@ class Gateway:
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 static_summary=f"{order.type.value} job {order.job_id}",
                 search_attributes=TypedSearchAttributes(
-                    [SearchAttributePair(search_attributes.SCICAT_JOB_ID, [order.job_id])]
+                    [
+                        SearchAttributePair(search_attributes.SCICAT_JOB_ID, [order.job_id]),
+                        SearchAttributePair(search_attributes.PHASE, Phase.PLANNING.value),
+                    ]
                 ),
                 rpc_timeout=_RPC,
             )

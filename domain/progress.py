@@ -88,6 +88,8 @@ class JobProgress(Message):
     """The SciCat status last sent."""
     datasets_total: int = 0
     datasets_open: int = 0
+    datasets_parked: int = 0
+    """Those that wait for a person."""
     outcomes: dict[str, int] = {}
     datasets: tuple[JobDatasetProgress, ...] = ()
     message: str = ""

@@ -136,6 +136,7 @@ class JobWorkflow:
             status=self._status(),
             datasets_total=self._opened.datasets if self._opened else 0,
             datasets_open=len(self._open),
+            datasets_parked=len(self._parked),
             outcomes=self._counts,
             datasets=tuple(
                 JobDatasetProgress(

@@ -9,6 +9,7 @@ from typing import Any
 import botocore.session
 import pytest
 
+from domain import names
 from tests.faults.site import BUFFERS, CHUNK, Blow, Site, is_part
 from tests.lab import Lab, some_bytes
 
@@ -59,6 +60,20 @@ async def test_a_stale_upload_is_trusted_only_where_its_digests_are_right(
     assert site.lts_read() == tar_bytes - (CHUNK if checksums else 0)
     assert await site.lab.unpacked(pid) == FILES
     assert await site.lab.objects.open_uploads(site.lab.stack.settings.s3_retrieval_bucket, path, [path]) == []
+
+
+@pytest.mark.fault("a worker is killed while it restores a single file", "the next attempt fills the same upload")
+async def test_an_upload_of_a_single_file_that_was_left_open_is_filled_and_closed(site: Site) -> None:
+    pid, _, _ = await archived(site)
+    key = names.restored_key(pid, "movie1.tif")
+    await asyncio.to_thread(_upload_parts, site.lab, key, {1: b"\0" * CHUNK}, {"ChecksumAlgorithm": "SHA256"})
+
+    job = await site.lab.user.create_job("retrieve", [pid], files={pid: ["movie1.tif"]})
+    await site.good(job)
+
+    [entry] = (await site.lab.ended(job))["jobResultObject"]["result"]
+    assert (await site.lab.http.get(entry["url"])).content == FILES["movie1.tif"]
+    assert await site.lab.objects.open_uploads(site.lab.stack.settings.s3_retrieval_bucket, key, [key]) == []
 
 
 def _upload_parts(lab: Lab, key: str, parts: dict[int, bytes], checksums: dict[str, str]) -> None:

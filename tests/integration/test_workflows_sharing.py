@@ -192,6 +192,7 @@ async def test_a_job_that_joins_a_parked_dataset_says_so_in_scicat(stage: Stage)
     [report] = stage.world.asked("report_job")
     assert report.message == "dataset p is parked: NoSpace: write_block fails as told"
     assert [d.phase for d in (await stage.job_progress("2")).datasets] == ["parked"]
+    assert (await stage.job_progress("2")).datasets_parked == 1
 
     await dataset.signal("retry")
     finished = await job.result()
@@ -211,7 +212,10 @@ async def test_search_attributes_find_datasets_by_every_job_and_by_phase() -> No
 
         stage.world.job("1", "p", "q")
         stage.world.fail("write_block:p", "NoSpace", times=1, final=True)
+        stage.world.hold("look:q")
         await stage.start_job("1")
+        await eventually('Phase="planning"', "archive-dataset/q")
+        stage.world.let_go("look:q")
         await stage.archiving("q").ended()
         dataset = await stage.join("p", "late")
         await eventually('ScicatJobId="late"', "archive-dataset/p")
