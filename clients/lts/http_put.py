@@ -131,7 +131,7 @@ class HttpPutStore(HttpLongTermStore):
             what = f"making the folder {folder!r}"
             answer = await self._ask(what, "MKCOL", f"{self._origin}{self._file_target(folder)}/")
             if answer.status_code in (401, 429, 503, 507):
-                refuse(what, answer.status_code, answer.content)
+                refuse(what, answer.status_code, answer.content, answer.headers)
 
 
 def _parse(upload_id: str) -> tuple[int, str]:
@@ -150,4 +150,4 @@ def _refuse_put(what: str, answer: Answer) -> NoReturn:
         raise Misconfigured(f"{what}: the store takes no PUT there (it answered {answer.status})")
     if answer.status // 100 == 2:
         raise TapeUnavailable(f"{what}: the store answered {answer.status} before it had the whole file")
-    refuse(what, answer.status, answer.body)
+    refuse(what, answer.status, answer.body, answer.headers)
