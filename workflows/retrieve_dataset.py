@@ -151,6 +151,7 @@ class RetrieveDataset(DatasetWorkflow):
         for position in range(looked.blocks):
             state = "recalling" if position in self._open else "missing" if position in self._lost else there
             self.blocks[position] = BlockProgress(index=position + 1, state=state)
+        self._show_waiting()
 
     async def _fetch(self, looked: LookedRetrieval) -> None:
         """One coroutine asks the LTS, others copy what is online, and one keeps it there for them."""

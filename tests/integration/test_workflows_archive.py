@@ -542,7 +542,6 @@ async def test_only_what_is_written_verified_and_on_tape_is_called_safe(stage: S
     assert [block.state for block in shown.blocks] == ["waiting_tape", "safe", "safe"]
 
     stage.world.held["p"].off.clear()
-    await dataset.signal("recall_ready")
     assert (await dataset.ended()).status is Outcome.ARCHIVED
 
 
@@ -555,7 +554,6 @@ async def test_by_tape_read_back_nothing_is_verified_before_it_comes_from_tape(s
     assert stage.world.calls["verify_block"] == 0
 
     held.off_line = False
-    await dataset.signal("recall_ready")
     await stage.world.until(lambda: stage.world.calls["await_evicted"] >= 2)
     shown = await dataset.phase(Phase.WAITING_TAPE)
     assert shown.safety == {"written": 2, "verified": 0, "on_tape": 2, "safe": 0}
@@ -563,7 +561,6 @@ async def test_by_tape_read_back_nothing_is_verified_before_it_comes_from_tape(s
     assert stage.world.calls["verify_block"] == 0
 
     held.cached = False
-    await dataset.signal("recall_ready")
     assert (await dataset.ended()).status is Outcome.ARCHIVED
     assert stage.world.calls["recall_block"] == 2
     assert held.verified == {(1, 0), (2, 0)}

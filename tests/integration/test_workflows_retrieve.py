@@ -286,16 +286,15 @@ async def test_two_of_6816_datablocks_that_never_come_hold_nothing_up(slow: Stag
     assert slow.world.calls["await_recall"] - polls < 100, "a week of polls, the later ones hours apart"
 
 
-async def test_a_retrieval_whose_history_is_full_goes_on_in_a_fresh_run(stage: Stage) -> None:
-    stage.limits = Limits(blocks=3, history=150)
-    held = stage.world.dataset("p", blocks=60, delivered={0, 1}, stuck={50}, broken={7: 2, 8: 3}, nearline={9})
-    dataset = await retrieve(stage)
-    await stage.world.until(lambda: len(held.delivered) == 58)
+async def test_a_retrieval_whose_history_is_full_goes_on_in_a_fresh_run(real: Stage) -> None:
+    real.limits = Limits(blocks=3, history=150)
+    held = real.world.dataset("p", blocks=60, delivered={0, 1}, stuck={50}, broken={7: 2, 8: 3}, nearline={9})
+    dataset = await retrieve(real)
+    await real.world.until(lambda: len(held.delivered) == 58)
     shown = await dataset.phase(Phase.RECALLING)
     assert shown.jobs == ("job/1",)
     assert shown.bytes_done == 56_000
     held.stuck.clear()
-    await dataset.signal("recall_ready")
 
     outcome = await dataset.ended()
 
@@ -303,10 +302,10 @@ async def test_a_retrieval_whose_history_is_full_goes_on_in_a_fresh_run(stage: S
     assert "p#8: the tape is torn" in outcome.message
     assert held.delivered == set(range(60)) - {8}
     assert held.pins == {}
-    assert stage.world.calls["look_retrieval"] == 1
-    assert stage.world.calls["copy_block"] == 57, "nothing is copied twice because of it"
-    assert stage.world.cancelled["copy_block"] == 0
-    runs = await stage.runs(dataset)
+    assert real.world.calls["look_retrieval"] == 1
+    assert real.world.calls["copy_block"] == 57, "nothing is copied twice because of it"
+    assert real.world.cancelled["copy_block"] == 0
+    runs = await real.runs(dataset)
     assert len(runs) >= 3
     assert max(len(run.events) for run in runs) < 300
 
@@ -323,16 +322,16 @@ async def test_a_cancel_after_a_fresh_run_began_gives_every_pin_back(real: Stage
     assert len(await real.runs(dataset)) > 1
 
 
-async def test_a_parked_datablock_does_not_keep_the_others_from_a_fresh_run(stage: Stage) -> None:
-    stage.limits = Limits(blocks=2, history=100)
-    held = stage.world.dataset("p", blocks=30)
-    stage.world.fail("copy_block:0", final=True)
-    dataset = await retrieve(stage)
-    await stage.world.until(lambda: len(held.delivered) == 29)
+async def test_a_parked_datablock_does_not_keep_the_others_from_a_fresh_run(real: Stage) -> None:
+    real.limits = Limits(blocks=2, history=100)
+    held = real.world.dataset("p", blocks=30)
+    real.world.fail("copy_block:0", final=True)
+    dataset = await retrieve(real)
+    await real.world.until(lambda: len(held.delivered) == 29)
     shown = await dataset.phase(Phase.PARKED)
     assert shown.waiting_for == "TapeUnavailable: copy_block:0 fails as told"
-    await stage.world.until(lambda: not held.pins)
-    stage.world.heal("copy_block:0")
+    await real.world.until(lambda: not held.pins)
+    real.world.heal("copy_block:0")
     await dataset.signal("retry")
     assert (await dataset.ended()).status is Outcome.RETRIEVED
     assert held.pins == {}
@@ -367,15 +366,14 @@ async def test_a_long_wait_for_tape_renews_nothing(slow: Stage) -> None:
     assert len((await dataset.handle.fetch_history()).events) < 100
 
 
-async def test_two_jobs_for_one_dataset_are_one_recall(stage: Stage) -> None:
-    held = stage.world.dataset("p", blocks=2, stuck={0})
-    await stage.join("p", "1", kind=RETRIEVE)
-    dataset = await stage.join("p", "2", kind=RETRIEVE)
-    await stage.world.until(lambda: held.delivered == {1})
+async def test_two_jobs_for_one_dataset_are_one_recall(real: Stage) -> None:
+    held = real.world.dataset("p", blocks=2, stuck={0})
+    await real.join("p", "1", kind=RETRIEVE)
+    dataset = await real.join("p", "2", kind=RETRIEVE)
+    await real.world.until(lambda: held.delivered == {1})
     await dataset.signal("leave", "1")
     assert held.pins, "somebody else still waits for it"
     held.stuck.clear()
-    await dataset.signal("recall_ready")
     assert (await dataset.ended()).status is Outcome.RETRIEVED
-    assert stage.world.calls["request_recall"] == 1
+    assert real.world.calls["request_recall"] == 1
     assert held.pins == {}
