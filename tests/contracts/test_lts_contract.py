@@ -918,7 +918,7 @@ async def test_a_file_is_one_put_that_overwrites_nothing(put_only: Foreign) -> N
     [
         (412, WriteOnce),
         (507, NoSpace),
-        (413, NoSpace),
+        (413, TooLarge),
         (401, Misconfigured),
         (405, Misconfigured),
         (409, TapeUnavailable),
