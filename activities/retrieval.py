@@ -259,8 +259,12 @@ class RetrievalActivities:
         failed: dict[int, str] = {}
         forgotten: list[str] = []
         for recall_id, positions in order.recalls.items():
-            paths = await self._paths(order.blocks_key, positions)
             try:
+                # As long as nothing has moved nobody needs the list, which a thousand waits would read all the time.
+                at_once = await self._store.recall_state(recall_id)
+                if at_once and all(found.state is RecallState.WAITING for found in at_once):
+                    continue
+                paths = await self._paths(order.blocks_key, positions)
                 states = {found.path: found for found in await self._store.recall_state(recall_id, [*paths.values()])}
             except RecallGone:
                 forgotten.append(recall_id)

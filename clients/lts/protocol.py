@@ -194,6 +194,8 @@ class NearlineStore(Protocol):
     async def recall_state(self, recall_id: str, paths: Sequence[str] = ()) -> list[Recalled]:
         """The state of every file of a recall; with its `paths`, also of those that the answer leaves out.
 
+        Without paths it is what the store has on record, which may be nothing.
+
         Raises:
             RecallGone: the store does not know the id.
         """
