@@ -258,6 +258,7 @@ async def test_a_retrieval_of_many_blocks_stays_far_from_the_limit_of_histories(
     assert len(history.events) <= 32 * blocks
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "two of 6,816 datablocks never come",
     "the others are delivered at once; partial at the deadline of seven days, with the names",

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-from activities.tape import JOURNAL_CHUNKS, OpenedBlock, TapeActivities, WriteBlock, WrittenBlock
+from activities.tape import JOURNAL_CHUNKS, OpenBlock, OpenedBlock, TapeActivities, WriteBlock, WrittenBlock
 from clients.lts.filesystem import UPLOADS, FilesystemStore
 from clients.lts.protocol import LongTermStore
 from clients.lts.residency import residency
@@ -127,7 +127,9 @@ class Writing:
         )
 
     async def open(self) -> str:
-        opened: OpenedBlock = await self._run(self.steps.open_block, ORDER)
+        opened: OpenedBlock = await self._run(
+            self.steps.open_block, OpenBlock(pid=ORDER.pid, plan_digest=ORDER.plan_digest, index=ORDER.index)
+        )
         return opened.upload_id
 
     async def write(self, upload_id: str) -> WrittenBlock:
@@ -164,8 +166,9 @@ async def test_a_full_share_is_told_and_what_is_there_is_journalled(share: Share
     writing = Writing(share)
     upload_id = await writing.open()
     share.ends_at, share.end = 12 * CHUNK, NoSpace("full")
-    with pytest.raises(NoSpace):
-        await writing.write(upload_id)
+    refused = (await writing.write(upload_id)).refused
+    assert refused is not None
+    assert refused.no_space
     journalled = len((await writing.records.journal()).chunks)
     assert journalled == 12
     share.lose_power(upload_id)
