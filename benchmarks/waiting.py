@@ -31,7 +31,7 @@ EVENTS_BAR = 100
 
 _FILE = File("a.bin", 1 << 10)
 _ASKED_AT_ONCE = 32
-_SETTLED_S = 90
+_SETTLED_S = 150
 """After the last dataset has begun to wait its polls still grow from seconds to `POLL_S`."""
 
 
