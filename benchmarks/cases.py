@@ -218,9 +218,8 @@ async def _download(site: Site, path: str, folder: Path) -> None:
     if await asyncio.to_thread(target.exists):
         return
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
-    headers = {"Authorization": f"Bearer {site.settings.lts_token.get_secret_value()}"}
     url = f"{site.settings.lts_endpoint}/files/{path}"
-    async with site.http.stream("GET", httpx.URL(url), headers=headers) as answer:
+    async with site.http.stream("GET", httpx.URL(url), headers=site.lts_headers) as answer:
         answer.raise_for_status()
         tar = await asyncio.to_thread(target.open, "wb")
         with tar:

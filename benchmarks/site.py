@@ -80,6 +80,21 @@ class Site:
         """What the stack's own processes see."""
         return self.stack.settings
 
+    @property
+    def lts_headers(self) -> dict[str, str]:
+        """What the pretend LTS wants to see of whoever asks it."""
+        return {"Authorization": f"Bearer {self.settings.lts_token.get_secret_value()}"}
+
+    async def lts(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
+        """Call the pretend LTS, e.g. its admin API.
+
+        Raises:
+            HTTPStatusError: it refuses.
+        """
+        url = self.settings.lts_endpoint + path
+        answer = await self.http.request(method, url, json=body, headers=self.lts_headers)
+        return answer.raise_for_status()
+
     def raw(self, pid: str) -> str:
         """The dataset's folder in the landing zone, as rclone names it."""
         return self.rclone.at(self.settings.s3_landingzone_bucket, raw_prefix(pid))

@@ -46,10 +46,10 @@ async def counted(site: Site) -> AsyncGenerator[Traffic]:
         await asyncio.wait({tracing, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if tracing.done():
             tracing.result()
-        await _lts(site, "DELETE")
+        await site.lts("DELETE", "/admin/requests")
         yield traffic
         await _quiet(traffic)
-        answer = (await _lts(site, "GET")).json()
+        answer = (await site.lts("GET", "/admin/requests")).json()
         traffic.lts_received = sum(path["received"] for path in answer["paths"].values())
         traffic.lts_sent = sum(path["sent"] for path in answer["paths"].values())
         requests = cast("dict[str, dict[str, int]]", answer["requests"])
@@ -69,13 +69,6 @@ async def _quiet(traffic: Traffic) -> None:
     told = -1
     while told != (told := traffic.s3_calls.total()):  # noqa: ASYNC110 - silence sets no asyncio.Event
         await asyncio.sleep(_QUIET_S)
-
-
-async def _lts(site: Site, method: str) -> httpx.Response:
-    token = site.settings.lts_token.get_secret_value()
-    url = f"{site.settings.lts_endpoint}/admin/requests"
-    answer = await site.http.request(method, url, headers={"Authorization": f"Bearer {token}"})
-    return answer.raise_for_status()
 
 
 async def _trace(site: Site, traffic: Traffic, connected: asyncio.Event) -> None:

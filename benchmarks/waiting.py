@@ -76,8 +76,8 @@ async def measure(folder: Path, *, datasets: int, wait_s: float, tell: Callable[
         await _upload(site, pids)
         tell("archiving them")
         await _ended(site, await _submit(site, "archive", pids))
-        await _lts(site, "POST", "/admin/evict")
-        await _lts(site, "POST", "/admin/faults", {"kind": "recall_stuck"})
+        await site.lts("POST", "/admin/evict")
+        await site.lts("POST", "/admin/faults", {"kind": "recall_stuck"})
         tell("asking for them")
         jobs = await _submit(site, "retrieve", pids)
         await _all_wait(site, pids)
@@ -91,7 +91,7 @@ async def measure(folder: Path, *, datasets: int, wait_s: float, tell: Callable[
         found = await _described(site, pids)
         events = [workflow.events for workflow in found]
         tell("tape is back")
-        await _lts(site, "DELETE", "/admin/faults")
+        await site.lts("DELETE", "/admin/faults")
         began = asyncio.get_running_loop().time()
         await _ended(site, jobs)
         return Waited(
@@ -187,9 +187,3 @@ async def _described(site: Site, pids: Sequence[str]) -> list[_Described]:
         return _Described(raw.workflow_execution_info.history_length, held, len(states) - held)
 
     return list(await asyncio.gather(*(describe(pid) for pid in pids)))
-
-
-async def _lts(site: Site, method: str, path: str, body: dict[str, str] | None = None) -> None:
-    headers = {"Authorization": f"Bearer {site.settings.lts_token.get_secret_value()}"}
-    answer = await site.http.request(method, site.settings.lts_endpoint + path, json=body, headers=headers)
-    answer.raise_for_status()
