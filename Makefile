@@ -19,7 +19,7 @@ BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(orig
 export FULL CASES CASE REPEATS SCALE MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long bench bench-waiting profile check clean programs
+.PHONY: help demo up down test test-long bench bench-control bench-waiting profile check clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,9 @@ test-long: programs ## Run all tests
 
 bench: programs ## Measure beside rclone and checksums [FULL=1: 60 GB of disk; CASES=a,b; REPEATS=3; SCALE=0.1]
 	@$(BENCHMARKS) run
+
+bench-control: programs ## Measure a job of 1,000 tiny datasets
+	@$(BENCHMARKS) control
 
 bench-waiting: programs ## Measure what 1,000 datasets cost that wait for tape [FULL=1: 10,000; MINUTES=10]
 	@$(BENCHMARKS) waiting

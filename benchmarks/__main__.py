@@ -1,4 +1,4 @@
-"""`python -m benchmarks run`, `profile CASE` and `waiting`: the Makefile's `bench`, `profile` and `bench-waiting`."""
+"""`python -m benchmarks run`, `profile CASE`, `control` and `waiting`: the Makefile's `bench…` and `profile`."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import waiting
+from benchmarks import control, many, waiting
 from benchmarks.cases import Case, everyday, extreme
 from benchmarks.peers import check_programs
 from benchmarks.profiling import profile
@@ -109,6 +109,22 @@ def waiting_command(
     console.print(waiting.table(waited))
     if scale == 1:
         waiting.save(waited)
+
+
+@app.command("control")
+def control_command(scale: Scale = 1.0, work: Work = _WORK) -> None:
+    """Measure a job of 1,000 datasets of 1 KiB, print it, and write results/control.json."""
+    with _plainly(), tempfile.TemporaryDirectory(prefix="bench-", dir=_made(work)) as folder:
+        carried = asyncio.run(
+            control.measure(
+                Path(folder) / "site",
+                datasets=max(1, round(many.JOB_DATASETS * scale)),
+                tell=lambda what: err.print(f"control: {what}"),
+            )
+        )
+    console.print(control.table(carried))
+    if scale == 1:
+        control.save(carried)
 
 
 def _chosen(names: str, cases: list[Case]) -> list[Case]:

@@ -6,7 +6,6 @@ and no history however long it takes.
 
 import asyncio
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,20 +15,18 @@ from rich.table import Table
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.service import RPCError, RPCStatusCode
 
-from benchmarks.material import File
+from benchmarks import many
 from benchmarks.proc import Processor
 from benchmarks.results import CPU_OF, FOLDER
-from benchmarks.site import OVERRIDES, JobFailed, Site, opened
-from domain.names import job_workflow, raw_prefix, retrieve_workflow
+from benchmarks.site import OVERRIDES, Site, opened
+from domain.names import retrieve_workflow
 
 RESULT = FOLDER / "waiting.json"
 POLL_S = 60
-JOB_DATASETS = 1_000
 CPU_BAR = 0.05
 """Of one core, for all workers together."""
 EVENTS_BAR = 100
 
-_FILE = File("a.bin", 1 << 10)
 _ASKED_AT_ONCE = 32
 _SETTLED_S = 150
 """After the last dataset has begun to wait its polls still grow from seconds to `POLL_S`."""
@@ -72,14 +69,13 @@ async def measure(folder: Path, *, datasets: int, wait_s: float, tell: Callable[
     tell("starting a stack")
     async with opened(folder, OVERRIDES | {"LTS_POLL_S": str(POLL_S)}) as site:
         tell(f"registering {datasets:,} datasets")
-        pids = [await site.register([_FILE]) for _ in range(datasets)]
-        await _upload(site, pids)
+        pids = await many.landed(site, datasets)
         tell("archiving them")
-        await _ended(site, await _submit(site, "archive", pids))
+        await many.ended(site, await many.submitted(site, "archive", pids))
         await site.lts("POST", "/admin/evict")
         await site.lts("POST", "/admin/faults", {"kind": "recall_stuck"})
         tell("asking for them")
-        jobs = await _submit(site, "retrieve", pids)
+        jobs = await many.submitted(site, "retrieve", pids)
         await _all_wait(site, pids)
         await asyncio.sleep(_SETTLED_S)
         tell(f"waiting {wait_s:.0f} s")
@@ -93,7 +89,7 @@ async def measure(folder: Path, *, datasets: int, wait_s: float, tell: Callable[
         tell("tape is back")
         await site.lts("DELETE", "/admin/faults")
         began = asyncio.get_running_loop().time()
-        await _ended(site, jobs)
+        await many.ended(site, jobs)
         return Waited(
             datasets=datasets,
             seconds=round(seconds, 1),
@@ -135,33 +131,6 @@ class _Described:
     events: int
     held: int
     waiting: int
-
-
-async def _upload(site: Site, pids: Sequence[str]) -> None:
-    """All datasets' files in one rclone run: a thousand runs would take longer than all the rest."""
-    tree = site.work / "tree"
-    content = bytes(_FILE.size)
-    for pid in pids:
-        path = tree / raw_prefix(pid) / _FILE.path
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
-    await site.rclone.place(tree, site.rclone.at(site.settings.s3_landingzone_bucket))
-    await asyncio.to_thread(shutil.rmtree, tree)
-
-
-async def _submit(site: Site, kind: str, pids: Sequence[str]) -> list[str]:
-    return [
-        await site.user.create_job(kind, pids[start : start + JOB_DATASETS])
-        for start in range(0, len(pids), JOB_DATASETS)
-    ]
-
-
-async def _ended(site: Site, jobs: Sequence[str]) -> None:
-    for job in jobs:
-        await site.temporal.get_workflow_handle(job_workflow(job)).result()
-        status = (await site.user.job(job))["jobStatusMessage"]
-        if status != "finishedSuccessful":
-            raise JobFailed(f"a job of {JOB_DATASETS:,} datasets ended as {status}")
 
 
 async def _all_wait(site: Site, pids: Sequence[str]) -> None:

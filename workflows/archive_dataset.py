@@ -3,16 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.workflow import ActivityConfig
 
-from workflows import queues
-from workflows import search_attributes as attributes
 from workflows.awaiting import all_of, ended, undisturbed
-from workflows.dataset import MAX_RECALLS, Carried, DatasetWorkflow, EndDataset, HistoryFull, WaitEnded
+from workflows.dataset import MAX_RECALLS, DatasetWorkflow, EndDataset, HistoryFull, WaitEnded
 from workflows.undo import UndoStack
 
 with workflow.unsafe.imports_passed_through():
@@ -45,9 +43,12 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.bitmap import Bitmap
     from domain.lifecycle import ArchiveMoment, Outcome, Phase
-    from domain.orders import DatasetOrder, VerifyPolicy
+    from domain.orders import VerifyPolicy
     from domain.outcome import DatasetOutcome
     from domain.progress import BlockProgress
+    from workflows import queues
+    from workflows import search_attributes as attributes
+    from workflows.carried import ArchiveOrder, ArchiveState
 
 W = TypeVar("W", bound=Patience)
 R = TypeVar("R", OpenedBlock, WrittenBlock)
@@ -70,25 +71,6 @@ _MOMENTS = {
     Outcome.DATASET_ERROR: ArchiveMoment.DATASET_ERROR,
     Outcome.CANCELLED: ArchiveMoment.CANCELLED,
 }
-
-
-class ArchiveState(Carried):
-    """What a continued run starts from."""
-
-    looked: Looked | None = None
-    planned: PlannedDataset | None = None
-    written: Bitmap = Bitmap()
-    """Datablocks that stand on the LTS; verified and on tape are apart, only all three together are safe."""
-    verified: Bitmap = Bitmap()
-    on_tape: Bitmap = Bitmap()
-    generations: dict[int, int] = {}
-    tape_deadline: datetime | None = None
-
-
-class ArchiveOrder(DatasetOrder):
-    """What a run is started with; one argument, since the SDK takes type hints only if all arguments are given."""
-
-    state: ArchiveState = ArchiveState()
 
 
 @workflow.defn

@@ -14,9 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 from temporalio.workflow import ActivityConfig
 
-from workflows import search_attributes as attributes
 from workflows.awaiting import signal_each, undisturbed, unless
-from workflows.policies import Policies
 
 with workflow.unsafe.imports_passed_through():
     from activities.reporting import DeliverOutcome, ReportingActivities
@@ -27,6 +25,9 @@ with workflow.unsafe.imports_passed_through():
     from domain.orders import DatasetOrder, Subscriber
     from domain.outcome import DatasetOutcome, bounded
     from domain.progress import SHOWN, BlockProgress, DatasetProgress
+    from workflows import search_attributes as attributes
+    from workflows.carried import Carried
+    from workflows.policies import Policies
 
 T = TypeVar("T")
 
@@ -52,15 +53,6 @@ class WaitEnded(Exception):
 
 class HistoryFull(Exception):
     """The run gives way to a fresh one; what it was about to wait for is looked at again there."""
-
-
-class Carried(Message):
-    """What outlives continue-as-new, for both kinds."""
-
-    subscribers: tuple[Subscriber, ...] = ()
-    paused_by: str = ""
-    shown: Phase = Phase.PLANNING
-    """What the jobs were told last."""
 
 
 class DatasetWorkflow:

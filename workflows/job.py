@@ -8,9 +8,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityConfig
 
-from workflows import search_attributes as attributes
 from workflows.awaiting import signal_each, unless
-from workflows.policies import Policies
 
 with workflow.unsafe.imports_passed_through():
     from activities.catalogue import CatalogueActivities, JobReport, OpenedJob, OpenJob
@@ -22,6 +20,9 @@ with workflow.unsafe.imports_passed_through():
     from domain.orders import JobOrder, Subscriber
     from domain.outcome import DatasetOutcome
     from domain.progress import SHOWN, JobDatasetProgress, JobProgress
+    from workflows import search_attributes as attributes
+    from workflows.carried import CarriedJob, JobState
+    from workflows.policies import Policies
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -29,31 +30,6 @@ T = TypeVar("T")
 
 _CARRIED_TEXT = 200
 """Characters of a reason that outlive continue-as-new."""
-
-
-class JobState(Message):
-    """What a continued run starts from."""
-
-    opened: OpenedJob | None = None
-    joined: int = 0
-    """Datasets joined so far, from the first one on."""
-    open: dict[int, str] = {}
-    """Position → pid of those that have not ended."""
-    restoring: tuple[int, ...] = ()
-    """Positions of which the job names single files."""
-    idle: tuple[int, ...] = ()
-    done: Bitmap = Bitmap()
-    counts: dict[str, int] = {}
-    parked: dict[int, str] = {}
-    """Position → why; empty where SciCat has been told."""
-    paused: bool = False
-    told_pause: bool = False
-
-
-class CarriedJob(JobOrder):
-    """What a run is started with; one argument, since the SDK takes type hints only if all arguments are given."""
-
-    state: JobState = JobState()
 
 
 class JobWorkflow:

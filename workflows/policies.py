@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.workflow import ActivityCancellationType, ActivityConfig
 
-with workflow.unsafe.imports_passed_through():
-    from domain.errors import NEVER_RETRIED
-    from domain.orders import Timing
+from domain.errors import NEVER_RETRIED
+from domain.orders import Timing
 
 _LIGHT = timedelta(minutes=10)
 """Longest attempt of a step that moves no bulk bytes."""

@@ -4,14 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from temporalio import workflow
 
-from workflows import queues
-from workflows import search_attributes as attributes
 from workflows.awaiting import all_of
-from workflows.dataset import MAX_RECALLS, Carried, DatasetWorkflow, EndDataset, HistoryFull, WaitEnded
+from workflows.dataset import MAX_RECALLS, DatasetWorkflow, EndDataset, HistoryFull, WaitEnded
 
 with workflow.unsafe.imports_passed_through():
     from activities.catalogue import CatalogueActivities, MoveRetrieve
@@ -30,41 +28,17 @@ with workflow.unsafe.imports_passed_through():
     )
     from domain.bitmap import Bitmap
     from domain.lifecycle import Outcome, Phase, RetrieveMoment
-    from domain.orders import DatasetOrder
     from domain.outcome import DatasetOutcome, bounded
     from domain.progress import BlockProgress
+    from workflows import queues
+    from workflows import search_attributes as attributes
+    from workflows.carried import RetrieveOrder, RetrieveState
 
 
 REASONS_KEPT = 20
 """Datablocks that do not come of which it is kept why; of the others only that."""
 
 REASON_LENGTH = 200
-
-
-class RetrieveState(Carried):
-    """What a continued run starts from."""
-
-    looked: LookedRetrieval | None = None
-    """But for what is missing, which is `open`."""
-    open: Bitmap = Bitmap()
-    """Positions that are neither delivered nor lost; those below that are neither waited for nor ready are wanted."""
-    ready: Bitmap = Bitmap()
-    """Positions that may be read."""
-    recalls: dict[str, Bitmap] = {}
-    """Recall → positions that it brings or keeps on disk."""
-    pinned_since: dict[str, datetime] = {}
-    asked: dict[int, Bitmap] = {}
-    """How often, if more than once → positions."""
-    lost: Bitmap = Bitmap()
-    reasons: dict[int, str] = {}
-    bytes_done: int = 0
-    deadline: datetime | None = None
-
-
-class RetrieveOrder(DatasetOrder):
-    """What a run is started with; one argument, since the SDK takes type hints only if all arguments are given."""
-
-    state: RetrieveState = RetrieveState()
 
 
 @workflow.defn

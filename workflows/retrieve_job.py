@@ -2,10 +2,11 @@
 
 from temporalio import workflow
 
-from workflows.job import CarriedJob, JobWorkflow
+from workflows.job import JobWorkflow
 
 with workflow.unsafe.imports_passed_through():
     from activities.reporting import FinishedJob
+    from workflows.carried import CarriedJob
 
 
 @workflow.defn

@@ -18,9 +18,8 @@ from domain.orders import Subscriber
 from domain.outcome import MAX_TEXT, DatasetOutcome
 from domain.pid import MAX_PID_BYTES
 from domain.progress import SHOWN, BlockProgress, DatasetProgress, JobDatasetProgress, JobProgress
-from workflows.archive_dataset import ArchiveOrder, ArchiveState
-from workflows.job import CarriedJob, JobState
-from workflows.retrieve_dataset import REASON_LENGTH, REASONS_KEPT, RetrieveOrder, RetrieveState
+from workflows.carried import ArchiveOrder, ArchiveState, CarriedJob, JobState, RetrieveOrder, RetrieveState
+from workflows.retrieve_dataset import REASON_LENGTH, REASONS_KEPT
 
 BLOCKS, DATASETS = 1_500, 1_000
 ALL = tuple(range(1, BLOCKS + 1))
