@@ -24,6 +24,9 @@ _DELETE_BATCH = 250
 
 _DELETES_AT_ONCE = 4
 
+BRIEF_FILES = 100
+"""Up to so many files a dataset is registered and freed in a moment."""
+
 
 class PlanDataset(Message):
     """Decide on the datablocks of a dataset."""
@@ -39,9 +42,15 @@ class PlannedDataset(Message):
 
     plan_digest: str
     blocks: int
+    files: int
     payload_bytes: int
     unlisted: tuple[str, ...] = ()
     differing_in_case: tuple[str, ...] = ()
+
+    @property
+    def brief(self) -> bool:
+        """Steps that loop over all its files take but a moment."""
+        return self.files <= BRIEF_FILES
 
 
 class FreeDataset(Message):
@@ -114,6 +123,7 @@ class LandingZoneActivities:
         return PlannedDataset(
             plan_digest=plan.digest,
             blocks=len(plan.blocks),
+            files=sum(len(block.members) for block in plan.blocks),
             payload_bytes=sum(block.payload_bytes for block in plan.blocks),
             unlisted=plan.unlisted[:NAMED],
             differing_in_case=plan.differing_in_case[:NAMED],

@@ -1,5 +1,9 @@
-"""An interceptor that keeps error texts short: a history is for ever, and a stack of nested causes helps nobody."""
+"""An interceptor that keeps error texts short: a history is for ever, and a stack of nested causes helps nobody.
 
+It keeps steps on the spot brief as well.
+"""
+
+import asyncio
 import logging
 from datetime import timedelta
 from typing import Any
@@ -14,6 +18,9 @@ from domain.outcome import bounded
 DAMAGED_ATTEMPTS = 3
 """Attempts after which damaged bytes are not read once more."""
 
+SPOT_S = 2.0
+"""Longest try of a step on the spot; signals wait for it meanwhile."""
+
 _log = logging.getLogger("activities")
 
 
@@ -27,8 +34,12 @@ class Bounding(Interceptor):
 
 class _Bounded(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002
+        # The SDK tells the workflow that a local activity is late, but lets it run (temporalio 1.35, observed): what it
+        # writes then would come when the workflow has long gone on.
+        within_s = SPOT_S if activity.info().is_local else None
         try:
-            return await super().execute_activity(input)
+            async with asyncio.timeout(within_s):
+                return await super().execute_activity(input)
         except ArchiverError as error:
             info = activity.info()
             name = type(error).__name__

@@ -128,7 +128,11 @@ class ArchiveDataset(DatasetWorkflow):
     async def _look(self) -> Looked:
         if self._looked is None:
             self._looked = await self.step(
-                CatalogueActivities.look, Look(pid=self.order.pid), self.policies.light(), summary="what stands already"
+                CatalogueActivities.look,
+                Look(pid=self.order.pid),
+                self.policies.light(),
+                summary="what stands already",
+                brief=True,
             )
         attributes.upsert(attributes.OWNER_GROUP.value_set(self._looked.owner_group))
         return self._looked
@@ -545,6 +549,7 @@ class ArchiveDataset(DatasetWorkflow):
             RegisterBlocks(pid=self.order.pid, plan_digest=planned.plan_digest, generations=self._generations),
             self.policies.long(),
             summary="datablocks into SciCat",
+            brief=planned.brief,
         )
         return registered.superseded_key
 
@@ -563,10 +568,11 @@ class ArchiveDataset(DatasetWorkflow):
             ),
             self.policies.endless(),
             summary="commit point",
+            brief=True,
         )
         await self._remove_superseded(superseded_key)
         await self._remove_damaged(planned.plan_digest)
-        freed = await self._free(planned.plan_digest, by_content=False)
+        freed = await self._free(planned.plan_digest, by_content=False, brief=planned.brief)
         return DatasetOutcome(
             pid=self.order.pid,
             status=Outcome.ARCHIVED,
@@ -588,13 +594,14 @@ class ArchiveDataset(DatasetWorkflow):
                 summary="damaged copies off the LTS",
             )
 
-    async def _free(self, plan_digest: str, *, by_content: bool) -> Freed:
+    async def _free(self, plan_digest: str, *, by_content: bool, brief: bool = False) -> Freed:
         self.enter(Phase.FREEING)
         freed = await self.step(
             LandingZoneActivities.free_dataset,
             FreeDataset(pid=self.order.pid, plan_digest=plan_digest, by_content=by_content),
             self.policies.endless(),
             summary="free the landing zone",
+            brief=brief,
         )
         await self._move(ArchiveMoment.FREED)
         return freed
@@ -641,6 +648,7 @@ class ArchiveDataset(DatasetWorkflow):
             MoveArchive(pid=self.order.pid, moment=moment, found=self._looked.found, reason=reason),
             self.policies.endless() if calm or self.committed else self.policies.light(),
             summary=f"life cycle: {moment.value}",
+            brief=True,
             calm=calm,
         )
 

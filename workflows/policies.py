@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from temporalio.common import RetryPolicy
-from temporalio.workflow import ActivityCancellationType, ActivityConfig
+from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
 
 from domain.errors import NEVER_RETRIED
 from domain.orders import Timing
 
 _LIGHT = timedelta(minutes=10)
 """Longest attempt of a step that moves no bulk bytes."""
+
+_SPOT = timedelta(seconds=5)
+"""When a step on the spot is given up; the worker ends it before (`worker.bounding`)."""
 
 _ENDLESS = timedelta(days=3650)
 
@@ -31,6 +34,14 @@ class Policies:
             initial_interval=timedelta(seconds=self.timing.retry_initial_s),
             maximum_interval=timedelta(seconds=self.timing.retry_longest_s),
             non_retryable_error_types=NEVER_RETRIED,
+        )
+
+    def spot(self) -> LocalActivityConfig:
+        """One try within the workflow task itself; what fails there becomes an activity like any other."""
+        return LocalActivityConfig(
+            start_to_close_timeout=_SPOT,
+            retry_policy=RetryPolicy(maximum_attempts=1),
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
 
     def light(self) -> ActivityConfig:

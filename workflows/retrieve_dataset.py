@@ -453,6 +453,7 @@ class RetrieveDataset(DatasetWorkflow):
                 MoveRetrieve(pid=self.order.pid, moment=moment, reason=reason),
                 self.policies.endless() if calm else self.policies.light(),
                 summary=f"life cycle: {moment.value}",
+                brief=True,
                 calm=calm,
             )
         except EndDataset as gone:

@@ -16,5 +16,6 @@ ALL: tuple[SearchAttributeKey[Any], ...] = (DATASET_PID, OWNER_GROUP, PHASE, OUT
 
 
 def upsert(*updates: SearchAttributeUpdate[Any]) -> None:
-    """Set attributes of the running workflow."""
-    workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType] - typed so by the SDK
+    """Set attributes of the running workflow; each call is an event of its history."""
+    if updates:
+        workflow.upsert_search_attributes(updates)  # pyright: ignore[reportUnknownMemberType] - typed so by the SDK

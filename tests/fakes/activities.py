@@ -271,7 +271,7 @@ class World:
     async def _pass(self, name: str) -> None:
         gate = self._gates.get(name)
         while gate and not gate.is_set():
-            if name not in self._deaf:
+            if name not in self._deaf and not activity.info().is_local:
                 activity.heartbeat()
             try:
                 await asyncio.wait_for(gate.wait(), 0.02)
@@ -363,7 +363,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
     async def plan_dataset(order: PlanDataset) -> PlannedDataset:
         async with world.call("plan_dataset", order):
             blocks = world.held[order.pid].blocks
-            return PlannedDataset(plan_digest="plan", blocks=blocks, payload_bytes=blocks * 900)
+            return PlannedDataset(plan_digest="plan", blocks=blocks, files=blocks, payload_bytes=blocks * 900)
 
     @activity.defn(name="open_block")
     async def open_block(order: OpenBlock) -> OpenedBlock:

@@ -94,22 +94,22 @@ async def test_an_error_of_ours_parks_it_and_a_week_later_ends_it_and_leaves_not
         slow.world.assert_nothing_left(step)
 
 
-async def test_a_cancel_leaves_all_as_found_whatever_runs(stage: Stage) -> None:
+async def test_a_cancel_leaves_all_as_found_whatever_runs(real: Stage) -> None:
     steps = ("look", "move_archive", *STEPS)
     for step in steps:
-        stage.world.hold(f"{step}:{step}")
-        found(stage, step)
-    datasets = {step: await stage.join(step, "1") for step in steps}
+        real.world.hold(f"{step}:{step}")
+        found(real, step)
+    datasets = {step: await real.join(step, "1") for step in steps}
 
     for step, dataset in datasets.items():
-        await stage.world.reached(f"{step}:{step}")
+        await real.world.reached(f"{step}:{step}")
         await dataset.cancel()
-        await stage.world.until(lambda step=step: stage.world.running[f"{step}:{step}"] == 0)
-        stage.world.let_go(f"{step}:{step}")
+        await real.world.until(lambda step=step: real.world.running[f"{step}:{step}"] == 0)
+        real.world.let_go(f"{step}:{step}")
         outcome = await dataset.ended()
         assert outcome.status is Outcome.CANCELLED, step
-        assert stage.world.lifecycle(step) == AS_FOUND
-        stage.world.assert_nothing_left(step)
+        assert real.world.lifecycle(step) == AS_FOUND
+        real.world.assert_nothing_left(step)
 
 
 async def test_a_parked_dataset_that_is_given_up_leaves_nothing(stage: Stage) -> None:
@@ -138,7 +138,8 @@ async def test_undo_runs_in_reverse_and_looks_a_second_time(stage: Stage) -> Non
 
     steps = [name for name, _ in stage.world.orders]
     undone = ["unregister_blocks", "undo_blocks"]
-    assert steps[steps.index("register_blocks") + 1 :] == [*undone, *undone, "move_archive", "deliver_outcome"]
+    # It is tried on the spot and once more as an activity of its own, which is what the cancel meets.
+    assert steps[steps.index("register_blocks") + 2 :] == [*undone, *undone, "move_archive", "deliver_outcome"]
 
 
 async def test_a_dataset_that_is_gone_from_scicat_can_still_be_undone(stage: Stage) -> None:
@@ -236,7 +237,7 @@ async def test_behind_the_commit_point_errors_are_retried_for_longer_than_a_data
 
 async def test_behind_the_commit_point_even_a_final_error_only_parks(stage: Stage) -> None:
     held = stage.world.dataset("p")
-    stage.world.fail("free_dataset", "UnknownDataset", times=1)
+    stage.world.fail("free_dataset", "UnknownDataset", times=2)
     dataset = await stage.join("p", "1")
     await dataset.phase(Phase.PARKED)
 

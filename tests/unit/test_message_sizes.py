@@ -36,7 +36,7 @@ SUBSCRIBERS = tuple(Subscriber(job_id="j" * 36, n=n, windowed=True) for n in ran
 LOOKED = Looked(
     owner_group="g", found=FOUND, standing=Standing.COMMITTED, generations=GENERATIONS, unverified=ALL, off_tape=ALL
 )
-PLANNED = PlannedDataset(plan_digest=DIGEST, blocks=BLOCKS, payload_bytes=1 << 60, unlisted=PATHS)
+PLANNED = PlannedDataset(plan_digest=DIGEST, blocks=BLOCKS, files=1 << 40, payload_bytes=1 << 60, unlisted=PATHS)
 SAFE = Bitmap(bits="f" * (BLOCKS // 4 + 1))
 RECALLS = {RECALL + str(first): Bitmap.of(range(first, first + 200)) for first in range(0, BLOCKS, 200)}
 SHOWN_BLOCKS = tuple(BlockProgress(index=n, name="n" * 300, last_error="e" * 200) for n in range(SHOWN))
