@@ -250,6 +250,37 @@ async def test_behind_the_commit_point_even_a_final_error_only_parks(stage: Stag
     assert not held.landed
 
 
+# Steps on the spot.
+
+
+async def test_a_brief_step_that_fails_on_the_spot_is_done_by_an_activity(stage: Stage) -> None:
+    stage.world.dataset("p")
+    stage.world.fail("commit", times=1)
+
+    dataset = await stage.join("p", "1")
+
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+    assert stage.world.calls["commit"] == 2
+    scheduled = [
+        event.activity_task_scheduled_event_attributes.activity_type.name
+        for event in (await dataset.handle.fetch_history()).events
+    ]
+    assert "commit" in scheduled
+    assert "look" not in scheduled, "what works on the spot needs no activity"
+
+
+async def test_a_step_on_the_spot_that_is_late_ends_before_it_is_done_otherwise(real: Stage) -> None:
+    real.world.dataset("p")
+    real.world.hold("commit", deaf=True)
+
+    dataset = await real.join("p", "1")
+    await real.world.until(lambda: real.world.calls["commit"] == 2)
+
+    assert real.world.running["commit"] == 1, "the first one still runs, and writes what it likes"
+    real.world.let_go("commit")
+    assert (await dataset.ended()).status is Outcome.ARCHIVED
+
+
 # Parking, pausing, retrying.
 
 
