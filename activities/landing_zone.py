@@ -118,6 +118,8 @@ class LandingZoneActivities:
             source_folder=dataset.source_folder,
             open_uploads=[upload.key.removeprefix(prefix) for upload in uploads],
         )
+        # A hundred thousand files are 15 MiB in each list; the plan needs neither.
+        del registered, landed
         plan = await self._cut(order, matched)
         await self._state.put_plan(plan)
         return PlannedDataset(

@@ -85,7 +85,7 @@ def regular_files(entries: Iterable[RegisteredFile], source_folder: str) -> dict
 def _agreed(path: str, entries: Sequence[RegisteredFile]) -> RegisteredFile:
     """One entry for a path; which one does not depend on the order, as the plan's digest must not."""
     if len(entries) == 1:
-        return replace(entries[0], path=path)
+        return entries[0] if entries[0].path == path else replace(entries[0], path=path)
     digests = {(e.algorithm.lower(), e.digest.strip().lower()) for e in entries if e.digest}
     if len({entry.size for entry in entries}) > 1 or len(digests) > len({algorithm for algorithm, _ in digests}):
         sizes = " and ".join(sorted({f"{entry.size} bytes" for entry in entries}))
