@@ -133,6 +133,11 @@ class JoiningActivities:
             start_signal="join",
             start_signal_args=[subscriber],
             static_summary=f"{order.type.value} {pid}",
+            static_details=(
+                f"The {order.type.value} of dataset `{pid}`, for every job that asks for it.\n\n"
+                "Signals: `pause`, `resume`, `retry` and `give_up` (while parked), `recall_ready`. "
+                "Cancel ends it for all of its jobs. Do not terminate: nothing would be undone."
+            ),
             priority=Priority(priority_key=3),
             search_attributes=TypedSearchAttributes(
                 [

@@ -10,12 +10,36 @@ from domain.message import Message
 SHOWN = 200
 """Datablocks or datasets that one answer lists; counts cover all of them."""
 
+DETAILED = 10
+"""Jobs or datasets that the details of a workflow name."""
+
 
 class Moved(Message):
     """The details of a heartbeat: what `describe` shows of a running copy."""
 
     index: int = 0
     """Of the datablock, from 1 on."""
+    bytes_done: int = 0
+    bytes_total: int = 0
+
+
+class StepProgress(Message):
+    """A step that runs, waits in a queue, or waits for its next attempt; only `describe` knows of it."""
+
+    name: str
+    """Of the activity."""
+    queue: str = ""
+    state: str = "queued"
+    """queued, running, waiting (for its next attempt) or stopping."""
+    since: str = ""
+    """RFC 3339, UTC: when this attempt began, or was put into the queue; of a waiting step, when the last one ended."""
+    attempt: int = 1
+    next_attempt: str = ""
+    """RFC 3339, UTC; of a waiting step."""
+    last_error: str = ""
+    """Class and sentence of the last attempt that failed; a poll whose time has not come is none."""
+    block: int = 0
+    """Datablock that it moves, from 1 on; 0: none, or not known yet."""
     bytes_done: int = 0
     bytes_total: int = 0
 
@@ -37,7 +61,18 @@ class BlockProgress(Message):
     last_error: str = ""
 
 
-class DatasetProgress(Message):
+class _Progress(Message):
+    """What is said of every workflow."""
+
+    workflow_id: str = ""
+    run_id: str = ""
+    steps: tuple[StepProgress, ...] = ()
+    """Its pending activities, at most `SHOWN`; empty in the answer of the workflow itself."""
+    note: str = ""
+    """What the API adds, e.g. that no worker polls a queue."""
+
+
+class DatasetProgress(_Progress):
     """An archive or a retrieval of one dataset."""
 
     pid: str
@@ -46,7 +81,15 @@ class DatasetProgress(Message):
     since: str = ""
     """RFC 3339, UTC: when the phase began."""
     waiting_for: str = ""
+    waiting_since: str = ""
+    """RFC 3339, UTC; empty while nothing is waited for."""
     paused_by: str = ""
+    cancelled_by: str = ""
+    """Why it was cancelled, as soon as that is known; it may still be undoing."""
+    committed: bool = False
+    """An archive behind its commit point: neither cancelled nor given up any more."""
+    ending: bool = False
+    """It has its outcome, or undoes what it did: too late to cancel it or to give it up."""
     bytes_total: int = 0
     bytes_done: int = 0
     blocks_total: int = 0
@@ -61,8 +104,8 @@ class DatasetProgress(Message):
     outcome: Outcome | None = None
     error_class: str = ""
     message: str = ""
-    note: str = ""
-    """What the API adds, e.g. that no worker polls a queue."""
+    others: dict[str, str] = {}
+    """Other workflows of the same dataset that the API knows: workflow id → outcome, or phase while it runs."""
 
 
 class JobDatasetProgress(Message):
@@ -78,7 +121,7 @@ class JobDatasetProgress(Message):
     bytes: int = 0
 
 
-class JobProgress(Message):
+class JobProgress(_Progress):
     """A job."""
 
     id: str
@@ -93,6 +136,45 @@ class JobProgress(Message):
     outcomes: dict[str, int] = {}
     datasets: tuple[JobDatasetProgress, ...] = ()
     message: str = ""
-    workflow_id: str = ""
-    run_id: str = ""
-    note: str = ""
+    cancelled: bool = False
+    reporting: bool = False
+    """All that is left is its report to SciCat: too late to cancel it."""
+
+
+def dataset_details(shown: DatasetProgress) -> str:
+    """The same in Markdown, for Temporal's web page: short, since the workflow keeps it in its memory."""
+    lines = [f"**{_spaced(shown.phase)}** since {shown.since}"]
+    lines += [f"waits for: {shown.waiting_for}"] if shown.waiting_for else []
+    lines += [f"paused by {shown.paused_by}"] if shown.paused_by else []
+    lines += [f"cancelled: {shown.cancelled_by}"] if shown.cancelled_by else []
+    states = ", ".join(f"{count} {_spaced(state)}" for state, count in sorted(shown.states.items()))
+    lines += [f"{shown.blocks_total} datablocks: {states}"] if states else []
+    lines += [f"{shown.bytes_total:,} bytes"] if shown.bytes_total else []
+    lines += [f"**{_spaced(shown.outcome)}** {shown.error_class} {shown.message}".rstrip()] if shown.outcome else []
+    lines += ["asked for by " + ", ".join(f"`{job}`" for job in shown.jobs[:DETAILED])] if shown.jobs else []
+    return _markdown(lines)
+
+
+def job_details(shown: JobProgress) -> str:
+    """A job in Markdown."""
+    lines = [f"**{_spaced(shown.phase)}** {shown.status}".rstrip()]
+    counts = {"open": shown.datasets_open, "parked": shown.datasets_parked, **dict(sorted(shown.outcomes.items()))}
+    if shown.datasets_total:
+        told = ", ".join(f"{count} {_spaced(what)}" for what, count in counts.items() if count)
+        lines.append(f"{shown.datasets_total} datasets: {told}")
+    lines += [
+        f"`{dataset.pid}` {dataset.phase}" + (f": {dataset.message}" if dataset.message else "")
+        for dataset in shown.datasets[:DETAILED]
+        if dataset.pid
+    ]
+    lines += ["cancelled by an operator"] if shown.cancelled else []
+    lines += [shown.message] if shown.message else []
+    return _markdown(lines)
+
+
+def _spaced(word: str) -> str:
+    return word.replace("_", " ")
+
+
+def _markdown(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -127,6 +127,7 @@ class ArchiveDataset(DatasetWorkflow):
 
     async def _look(self) -> Looked:
         if self._looked is None:
+            self.enter(Phase.PLANNING)
             self._looked = await self.step(
                 CatalogueActivities.look,
                 Look(pid=self.order.pid),
@@ -385,6 +386,7 @@ class ArchiveDataset(DatasetWorkflow):
             TapeActivities.recall_block,
             RecallBlock(**ref.model_dump(), pin_lifetime_s=self.order.timing.pin_lifetime_s),
             self.policies.light(),
+            summary=f"recall datablock {ref.index}",
             keep=pins.append,
         )
 
@@ -415,7 +417,9 @@ class ArchiveDataset(DatasetWorkflow):
 
     async def _release(self, pins: Iterable[RecalledBlock]) -> None:
         for pin in list(pins):
-            await self.step(TapeActivities.release_block, pin, self.policies.endless(), calm=True)
+            await self.step(
+                TapeActivities.release_block, pin, self.policies.endless(), summary="give a pin back", calm=True
+            )
 
     # On tape.
 
@@ -669,7 +673,7 @@ class ArchiveDataset(DatasetWorkflow):
                 workflow.logger.warning("dataset %s: its life cycle stays as it is: %s", self.order.pid, gone)
         if self.abandoned and self.subscribers:
             # Jobs that joined while this was being undone have not asked for a cancel.
-            afresh = ArchiveState(subscribers=self.subscribers, paused_by=self.paused_by)
+            afresh = ArchiveState(subscribers=self.subscribers, paused_by=self.paused_by, shown=self.shown)
             workflow.continue_as_new(self.order.model_copy(update={"state": afresh}))
         return DatasetOutcome(pid=self.order.pid, status=end.outcome, error_class=end.error_class, message=end.message)
 

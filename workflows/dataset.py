@@ -5,6 +5,7 @@ cancels it. Every step runs through `step`, the one place that knows pausing, re
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
@@ -25,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.message import Message
     from domain.orders import DatasetOrder, Subscriber
     from domain.outcome import DatasetOutcome, bounded
-    from domain.progress import SHOWN, BlockProgress, DatasetProgress
+    from domain.progress import SHOWN, BlockProgress, DatasetProgress, dataset_details
     from workflows import search_attributes as attributes
     from workflows.carried import Carried
     from workflows.policies import Policies
@@ -90,7 +91,7 @@ class DatasetWorkflow:
         self._waiting_for = ""
         self._phase = carried.shown
         self._shown = carried.shown
-        self._since = workflow.now()
+        self._since = self._waiting_since = workflow.now()
         self._outcome: DatasetOutcome | None = None
         self._work: asyncio.Task[DatasetOutcome] | None = None
         self._ending = False
@@ -157,24 +158,29 @@ class DatasetWorkflow:
     @workflow.query
     def progress(self) -> DatasetProgress:
         """Where the dataset stands."""
-        states: dict[str, int] = {}
-        for block in self.blocks.values():
-            states[block.state] = states.get(block.state, 0) + 1
         shown = sorted(self.blocks.values(), key=lambda b: (b.state in ("safe", "delivered", "intact"), b.index))
+        return self._standing().model_copy(update={"blocks": tuple(shown[:SHOWN])})
+
+    def _standing(self) -> DatasetProgress:
+        """Without its datablocks."""
         outcome = self._outcome
+        waiting_for = next(iter(self._parked.values()), self._waiting_for)
         return DatasetProgress(
             pid=self.order.pid,
             kind=self.kind,
             phase=self._shown,
             since=self._since.isoformat(),
-            waiting_for=next(iter(self._parked.values()), self._waiting_for),
+            waiting_for=waiting_for,
+            waiting_since=(self._since if self._parked else self._waiting_since).isoformat() if waiting_for else "",
             paused_by=self.paused_by,
+            cancelled_by=self._cancelled_by,
+            committed=self.committed,
+            ending=self._ending,
             bytes_total=sum(block.bytes_total for block in self.blocks.values()) or self.payload_bytes,
             bytes_done=self.bytes_before + sum(block.bytes_done for block in self.blocks.values()),
             blocks_total=len(self.blocks),
-            states=states,
+            states=Counter(block.state for block in self.blocks.values()),
             safety=self.safety(),
-            blocks=tuple(shown[:SHOWN]),
             jobs=tuple(sorted({names.job_workflow(s.job_id) for s in self.subscribers})),
             outcome=outcome.status if outcome else None,
             error_class=outcome.error_class if outcome else "",
@@ -189,6 +195,7 @@ class DatasetWorkflow:
 
     async def conclude(self, work: Coroutine[Any, Any, DatasetOutcome]) -> DatasetOutcome:
         """Run the work to its end and tell everybody who waits, whatever is cancelled meanwhile."""
+        workflow.set_current_details(dataset_details(self._standing()))
         self._work = asyncio.create_task(self._work_and_tell(work))
         while True:
             try:
@@ -232,6 +239,7 @@ class DatasetWorkflow:
                 ReportingActivities.deliver_outcome,
                 DeliverOutcome(outcome=outcome, subscribers=tuple(waiting)),
                 self.policies.endless(),
+                summary="tell the jobs",
                 brief=True,
                 calm=True,
             )
@@ -246,6 +254,8 @@ class DatasetWorkflow:
 
     def enter(self, phase: Phase, waiting_for: str = "", updates: Sequence[SearchAttributeUpdate[Any]] = ()) -> None:
         """Say what the dataset does now, and with it what else has become known."""
+        if phase is not self._phase or bool(waiting_for) is not bool(self._waiting_for):
+            self._waiting_since = workflow.now()
         self._phase, self._waiting_for = phase, waiting_for
         self._show(updates)
 
@@ -261,6 +271,7 @@ class DatasetWorkflow:
             return
         before, self._shown, self._since = self._shown, shown, workflow.now()
         attributes.upsert(attributes.PHASE.value_set(shown.value), *updates)
+        workflow.set_current_details(dataset_details(self._standing()))
         self._tell_phase(
             [
                 s

@@ -1,7 +1,8 @@
 """A SciCat job: joins one workflow per dataset in a bounded window, hears their outcomes, reports once at the end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from temporalio import workflow
@@ -19,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.message import Message
     from domain.orders import JobOrder, Subscriber
     from domain.outcome import DatasetOutcome
-    from domain.progress import SHOWN, JobDatasetProgress, JobProgress
+    from domain.progress import DETAILED, SHOWN, JobDatasetProgress, JobProgress, job_details
     from workflows import search_attributes as attributes
     from workflows.carried import CarriedJob, JobState
     from workflows.policies import Policies
@@ -52,7 +53,7 @@ class JobWorkflow:
         self._idle: set[int] = set(state.idle)
         self._parked: dict[int, str] = dict(state.parked)
         self._told_parked: set[int] = {n for n, why in state.parked.items() if not why}
-        self._phase = Phase.PLANNING
+        self._phase = self._shown = Phase.PLANNING
         self._finished: FinishedJob | None = None
         self._changes = 0
         """Counts signals, so that the story looks again after each."""
@@ -72,6 +73,7 @@ class JobWorkflow:
         self._open.pop(n, None)
         self._idle.discard(n)
         self._parked.pop(n, None)
+        self._show()
 
     @workflow.signal
     def dataset_phase(self, n: int, phase: str, why: str) -> None:
@@ -88,27 +90,33 @@ class JobWorkflow:
         else:
             self._parked.pop(n, None)
             self._told_parked.discard(n)
+        self._show()
 
     @workflow.signal
     def pause(self) -> None:
         """Pause all datasets of the job, for everybody who waits for them."""
         self._paused = True
         self._changes += 1
+        self._show()
 
     @workflow.signal
     def resume(self) -> None:
         """Go on after a pause."""
         self._paused = False
         self._changes += 1
+        self._show()
 
     @workflow.query
     def progress(self) -> JobProgress:
         """Where the job stands."""
         listed = [*sorted(self._open), *sorted(self._done, reverse=True)][:SHOWN]
+        return self._standing(sorted(listed))
+
+    def _standing(self, listed: Iterable[int]) -> JobProgress:
         return JobProgress(
             id=self._order.job_id,
             type=self._order.type.value,
-            phase=Phase.PAUSED if self._paused and self._phase is not Phase.DONE else self._phase,
+            phase=self._shown,
             status=self._status(),
             datasets_total=self._opened.datasets if self._opened else 0,
             datasets_open=len(self._open),
@@ -122,9 +130,11 @@ class JobWorkflow:
                     status=self._done.get(n, ""),
                     message=self._parked.get(n, ""),
                 )
-                for n in sorted(listed)
+                for n in listed
             ),
             message=self._finished.message if self._finished else "",
+            cancelled=self._cancelled,
+            reporting=self._reporting,
             note=self._finished.refused if self._finished else "",
         )
 
@@ -159,11 +169,12 @@ class JobWorkflow:
         error_class = error = ""
         try:
             self._opened = self._opened or await self._take_up()
-            if self._opened.finished:
-                self._show(Phase.DONE)
-                return None
             attributes.upsert(attributes.OWNER_GROUP.value_set(self._opened.owner_group))
-            self._show(Phase.WRITING if self._order.type is JobType.ARCHIVE else Phase.RECALLING)
+            if self._opened.finished:
+                self._enter(Phase.DONE)
+                attributes.upsert(attributes.OUTCOME.value_set(self._opened.status))
+                return None
+            self._enter(Phase.WRITING if self._order.type is JobType.ARCHIVE else Phase.RECALLING)
             await self._join_and_hear(self._opened)
         except ActivityError as failed:
             cause = failed.cause
@@ -284,6 +295,7 @@ class JobWorkflow:
         await self._step(
             ReportingActivities.deliver_outcome,
             DeliverOutcome(outcome=outcome, subscribers=(subscriber,)),
+            summary="keep the outcome",
         )
 
     async def _forward_pause(self) -> None:
@@ -307,6 +319,7 @@ class JobWorkflow:
                     status=JobStatus.IN_PROGRESS,
                     message=f"dataset {self._pids.get(n, '')} is parked: {self._parked[n]}",
                 ),
+                summary="say in SciCat what is parked",
             )
             try:
                 if await unless(reporting, lambda: not self._hearing) is None:
@@ -340,12 +353,24 @@ class JobWorkflow:
             ),
             summary="report to SciCat",
         )
-        self._show(Phase.DONE)
+        self._enter(Phase.DONE)
         attributes.upsert(attributes.OUTCOME.value_set(finished.status.value))
         return finished
 
-    def _show(self, phase: Phase) -> None:
+    def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        attributes.upsert(
-            attributes.PHASE.value_set(phase.value), attributes.SCICAT_JOB_ID.value_set([self._order.job_id])
-        )
+        self._show()
+
+    def _show(self) -> None:
+        """Paused hides parked, which hides the rest: one of its datasets waits for a person."""
+        shown = self._phase
+        if shown is not Phase.DONE:
+            shown = Phase.PAUSED if self._paused else Phase.PARKED if self._parked else shown
+        if shown is not self._shown:
+            self._shown = shown
+            attributes.upsert(
+                attributes.PHASE.value_set(shown.value), attributes.SCICAT_JOB_ID.value_set([self._order.job_id])
+            )
+        # Parked ones first: those are what a person looks for.
+        named = islice(chain(self._parked, (n for n in self._open if n not in self._parked)), DETAILED)
+        workflow.set_current_details(job_details(self._standing(named)))

@@ -99,6 +99,7 @@ class RetrieveDataset(DatasetWorkflow):
 
     async def _look(self) -> LookedRetrieval:
         if self._looked is None:
+            self.enter(Phase.PLANNING)
             looked = await self.step(
                 RetrievalActivities.look_retrieval,
                 LookRetrieval(pid=self.order.pid, files_of=self.order.files_of),
@@ -442,7 +443,7 @@ class RetrieveDataset(DatasetWorkflow):
             await self._move(RetrieveMoment.FAILED, f"{end.error_class}: {end.message}", calm=True)
         if self.abandoned and self.subscribers:
             # Jobs that joined while this was ending have not asked for a cancel.
-            afresh = RetrieveState(subscribers=self.subscribers, paused_by=self.paused_by)
+            afresh = RetrieveState(subscribers=self.subscribers, paused_by=self.paused_by, shown=self.shown)
             workflow.continue_as_new(self.order.model_copy(update={"state": afresh}))
         return DatasetOutcome(pid=self.order.pid, status=end.outcome, error_class=end.error_class, message=end.message)
 

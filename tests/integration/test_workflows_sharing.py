@@ -220,7 +220,7 @@ async def test_search_attributes_find_datasets_by_every_job_and_by_phase() -> No
         dataset = await stage.join("p", "late")
         await eventually('ScicatJobId="late"', "archive-dataset/p")
         await eventually('ScicatJobId="1"', "archive-dataset/p", "archive-dataset/q", "job/1")
-        await eventually('Phase="parked"', "archive-dataset/p")
+        await eventually('Phase="parked"', "archive-dataset/p", "job/1")
         await eventually('DatasetPid="q" AND Outcome="archived" AND OwnerGroup="group1"', "archive-dataset/q")
         await eventually('TotalBytes=900 AND Phase="done"', "archive-dataset/q")
         await dataset.signal("leave", "late")
