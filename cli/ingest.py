@@ -19,11 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aioboto3
-from aiobotocore.config import AioConfig
-from boto3.s3.transfer import TransferConfig  # pyright: ignore[reportMissingTypeStubs]
-from botocore.exceptions import BotoCoreError, ClientError
-
 from cli.catalogue import OutOfReach, Refused, UserCatalogue, foreign
 from domain.errors import UnsafePath
 from domain.files import check_path, format_time
@@ -245,6 +240,10 @@ async def open_zone(zone: LandingZone) -> "AsyncGenerator[S3Client]":
     Raises:
         OutOfReach: it does not answer, does not let us in, or the bucket is missing.
     """
+    # S3's client takes long to load, and of all commands only `ingest` needs it.
+    import aioboto3
+    from aiobotocore.config import AioConfig
+
     async with AsyncExitStack() as stack:
         client: S3Client = await stack.enter_async_context(
             aioboto3.Session().client(  # pyright: ignore[reportUnknownMemberType] (overloads for services without stubs)
@@ -273,6 +272,8 @@ def s3_errors(url: str) -> Generator[None]:
     Raises:
         OutOfReach: instead of them.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         yield
     except ClientError as error:
@@ -316,6 +317,8 @@ async def _put(s3: "S3Client", bucket: str, key: str, file: SourceFile, large: a
         with s3_errors(s3.meta.endpoint_url):
             await s3.put_object(Bucket=bucket, Key=key, Body=content, ChecksumSHA256=checksum)
         return digest.hex()
+    from boto3.s3.transfer import TransferConfig  # pyright: ignore[reportMissingTypeStubs]
+
     async with large:
         settings = TransferConfig(
             multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=2, max_io_queue=1

@@ -11,7 +11,6 @@ import typer
 
 from cli.minio_build import MissingProgram
 from cli.processes import StackError
-from cli.setup import SetupError, prepare
 from settings import SettingsError, load_settings
 
 
@@ -20,7 +19,7 @@ def plainly() -> Generator[None]:
     """End the command with exit code 1 and the error's own sentence, where a traceback would tell a person nothing."""
     try:
         yield
-    except (MissingProgram, SettingsError, SetupError, StackError) as error:
+    except (MissingProgram, SettingsError, StackError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
 
@@ -56,6 +55,9 @@ def worker(
 
 def set_up() -> None:
     """Make what the service needs: buckets, search attributes, retention. May be repeated at any time."""
+    # Temporal's client takes longer to load than all else together, and most commands need none.
+    from cli.setup import prepare
+
     with plainly():
         done = asyncio.run(prepare(load_settings()))
     typer.echo("\n".join(done or ["Everything was there already."]))

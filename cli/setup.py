@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNa
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from cli.processes import StackError
 from domain.errors import InfrastructureError
 from settings import Settings
 from workflows import search_attributes
@@ -21,7 +22,7 @@ RETENTION = timedelta(days=30)
 """How long closed workflows can be asked about, and a second press of the same job is recognised by Temporal."""
 
 
-class SetupError(Exception):
+class SetupError(StackError):
     """Something outside refuses or does not answer; the text is a sentence that names the setting to look at."""
 
 

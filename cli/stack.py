@@ -16,12 +16,12 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO, cast
 
-from cli import binaries, readiness, setup, stack_environment
+from cli import binaries, stack_environment
 from cli.ports import HOST, Ports, is_free, variable
 from cli.processes import Child, ProcessId, StackError, end
 from settings import Settings
@@ -101,7 +101,7 @@ class Stack:
         self._overrides = dict(overrides or {})
         self.services = [name for name in ALL_SERVICES if name in services]
         self._children: dict[str, Child] = {}
-        self._questions: dict[str, readiness.Question] = {}
+        self._questions: dict[str, Callable[[], Awaitable[bool]]] = {}
         self._lock: TextIO | None = None
         self._settings: Settings | None = None
 
@@ -226,6 +226,9 @@ class Stack:
 
     def _describe(self) -> None:
         """Work out every process's command, environment and sign of life."""
+        # Temporal's client takes long to load, and who only asks a stack where it is needs none; so with the set-up.
+        from cli import readiness
+
         ports, overrides, data = self.ports, self._overrides, self.folder / "data"
         accounts = stack_environment.keep_secrets(self.folder / "secrets")
         self._settings = stack_environment.settings_for(ports, accounts, overrides)
@@ -295,6 +298,8 @@ class Stack:
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def _set_up(self) -> None:
+        from cli import setup
+
         if "minio" in self.services:
             await setup.prepare_buckets(self.settings)
         if "temporal" in self.services:
