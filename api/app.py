@@ -10,7 +10,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from api import errors
 from api.dependencies import Services
 from api.gateway import Gateway
-from api.routes import health, jobs
+from api.routes import datasets, health, jobs
 from clients.s3 import ObjectStore
 from clients.state import State
 from settings import Settings
@@ -56,4 +56,6 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     app.include_router(health.router)
     app.include_router(jobs.router)
+    app.include_router(jobs.operators)
+    app.include_router(datasets.router)
     return app

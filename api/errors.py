@@ -24,6 +24,14 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 """Declared for every route that can answer them."""
 
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Detail, "description": "Nothing is known of it"}}
+IN_VAIN: dict[int | str, dict[str, Any]] = {
+    409: {
+        "model": Detail,
+        "description": "Without effect: already ended, too late, or not parked",
+    }
+}
+
 
 class Refused(Exception):
     """The request is at fault: a 422 with one reason."""

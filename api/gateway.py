@@ -1,19 +1,23 @@
-"""The workflows as the API sees them: start a job once, ask where something stands.
+"""The workflows as the API sees them: start a job once, ask where something stands, tell it what to do.
 
-A workflow cannot see the heartbeats of its activities, so an answer is the query merged with `describe`.
+Nothing is kept here: every answer is the workflow's own, joined with what `describe` and the visibility store know.
 """
 
 import asyncio
-from collections.abc import Generator, Sequence
+import base64
+import binascii
+from collections.abc import Awaitable, Generator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
     Client,
+    WorkflowExecution,
     WorkflowExecutionDescription,
-    WorkflowExecutionStatus,
     WorkflowHandle,
     WorkflowQueryFailedError,
     WorkflowQueryRejectedError,
@@ -27,10 +31,21 @@ from temporalio.common import (
 from temporalio.exceptions import TemporalError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from api.describing import (
+    awaited,
+    cut_off,
+    dataset_with_steps,
+    is_open,
+    phase_of,
+    steps_of,
+    unanswered_dataset,
+    unanswered_job,
+)
 from domain import names
 from domain.lifecycle import JobType, Phase
 from domain.orders import JobOrder
-from domain.progress import BlockProgress, DatasetProgress, JobProgress, Moved
+from domain.progress import DatasetProgress, JobProgress
+from domain.steering import JobList, JobSummary, Steered, Verb, dataset_refusal, job_refusal
 from workflows import queues, search_attributes
 from workflows.archive_job import ArchiveJob
 from workflows.retrieve_job import RetrieveJob
@@ -42,15 +57,25 @@ _QUERY = timedelta(seconds=3)
 
 _UNANSWERED = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.FAILED_PRECONDITION)
 
-NOT_YET = "NotYet"
-"""Type of the failure with which a poll says that its time has not come."""
+_BAD_TOKEN = (RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNKNOWN)
+"""What a list is answered with whose page token the server cannot read (1.32, observed)."""
+
+_POLLING = timedelta(seconds=90)
+"""A worker asks for tasks at least each minute, and Temporal remembers for five when one last did (1.32, observed)."""
+
+_TO_WORKFLOWS, _TO_ACTIVITIES = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
 
 Handle = WorkflowHandle[Any, Any]
 P = TypeVar("P", JobProgress, DatasetProgress)
+T = TypeVar("T")
 
 
 class OtherType(Exception):
     """The job id runs already, as a job of another type."""
+
+
+class NoSuchPage(Exception):
+    """The page token is none of ours."""
 
 
 class OutOfReach(TemporalError):
@@ -81,6 +106,11 @@ class Gateway:
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
                 static_summary=f"{order.type.value} job {order.job_id}",
+                static_details=(
+                    f"SciCat's {order.type.value} job `{order.job_id}`.\n\n"
+                    "Signals: `pause` and `resume`, for all of its datasets. "
+                    "Cancel ends the datasets that no other job waits for."
+                ),
                 search_attributes=TypedSearchAttributes(
                     [
                         SearchAttributePair(search_attributes.SCICAT_JOB_ID, [order.job_id]),
@@ -107,70 +137,202 @@ class Gateway:
         told = await _query(handle, JobProgress)
         if told is None:
             kind = JobType.ARCHIVE if described.workflow_type == ArchiveJob.__name__ else JobType.RETRIEVE
-            told = JobProgress.model_validate({"id": job_id, "type": kind.value, **_without_query(described)})
-        failing = [a for a in described.raw_description.pending_activities if a.last_failure.message]
-        notes = [
-            told.note,
-            *(
-                f"{a.activity_type.name}, attempt {a.attempt}: {a.last_failure.message}"
-                for a in failing
-                if a.last_failure.application_failure_info.type != NOT_YET
-            ),
+            told = unanswered_job(described, job_id, kind.value, await self._silence(described))
+        told = told.model_copy(update={"steps": await steps_of(described, self._client.data_converter)})
+        return await self._completed(told, described)
+
+    async def jobs(
+        self,
+        *,
+        phase: str = "",
+        outcome: str = "",
+        owner_group: str = "",
+        running: bool | None = None,
+        limit: int = 50,
+        page: str = "",
+    ) -> JobList:
+        """The jobs that Temporal remembers, less those that the filters leave out; those that run come first.
+
+        Raises:
+            NoSuchPage: `page` was not in the answer to an earlier call.
+        """
+        wanted = [
+            f"WorkflowType IN ({', '.join(_quoted(workflow.__name__) for workflow in _WORKFLOWS.values())})",
+            # A job that went on in a fresh run is listed once.
+            "ExecutionStatus != 'ContinuedAsNew'",
         ]
-        return told.model_copy(
-            update={"workflow_id": described.id, "run_id": described.run_id, "note": "; ".join(filter(None, notes))}
+        wanted += [f"Phase = {_quoted(phase)}"] if phase else []
+        wanted += [f"Outcome = {_quoted(outcome)}"] if outcome else []
+        wanted += [f"OwnerGroup = {_quoted(owner_group)}"] if owner_group else []
+        wanted += [] if running is None else [f"ExecutionStatus {'=' if running else '!='} 'Running'"]
+        try:
+            token = base64.urlsafe_b64decode(page.encode()) if page else None
+        except (binascii.Error, ValueError) as error:
+            raise NoSuchPage("no page of a list begins there") from error
+        with _reaching():
+            listed = self._client.list_workflows(
+                " AND ".join(wanted), page_size=limit, next_page_token=token, rpc_timeout=_RPC
+            )
+            try:
+                await listed.fetch_next_page()
+            except RPCError as error:
+                if token and error.status in _BAD_TOKEN:
+                    raise NoSuchPage("no page of a list begins there") from error
+                raise
+        return JobList(
+            jobs=tuple(map(_summary, listed.current_page or ())),
+            next_page=base64.urlsafe_b64encode(listed.next_page_token or b"").decode(),
         )
 
-    async def dataset(self, pid: str) -> list[DatasetProgress]:
-        """Where the archive and the retrieval of a dataset stand, whichever Temporal knows; the later one first."""
-        ids = {"archive": names.archive_workflow(pid), "retrieve": names.retrieve_workflow(pid)}
-        found = await asyncio.gather(*(self._dataset(pid, kind, workflow_id) for kind, workflow_id in ids.items()))
-        known = [pair for pair in found if pair is not None]
-        return [progress for _, progress in sorted(known, key=lambda pair: pair[0], reverse=True)]
+    async def steer_job(self, job_id: str, verb: Verb) -> Steered | None:
+        """Tell a job, which passes it on to its datasets; None if Temporal does not know it."""
+        before = await self.job(job_id)
+        if before is None:
+            return None
+        refused = job_refusal(before, verb) or await self._tell(before.workflow_id, verb, "")
+        after = before if refused else await _afterwards(self.job(job_id), before) or before
+        if verb is Verb.CANCEL and not (refused or after.cancelled):
+            # It may have come to its end between the look and the word.
+            refused = job_refusal(after, verb)
+        return _steered(verb, {before.workflow_id: refused}).model_copy(update={"job": after})
 
-    async def _dataset(self, pid: str, kind: str, workflow_id: str) -> tuple[str, DatasetProgress] | None:
+    async def steer_dataset(self, pid: str, verb: Verb, by: str) -> Steered | None:
+        """Tell every workflow of a dataset that runs; None if Temporal knows none.
+
+        Args:
+            pid: the dataset.
+            verb: what to tell them.
+            by: who says so, for `progress`; empty: an operator.
+        """
+        before = await self.dataset(pid)
+        if not before:
+            return None
+
+        async def tell(shown: DatasetProgress) -> str:
+            return dataset_refusal(shown, verb) or await self._tell(shown.workflow_id, verb, by)
+
+        refused = dict(
+            zip((shown.workflow_id for shown in before), await asyncio.gather(*map(tell, before)), strict=True)
+        )
+        after = before if all(refused.values()) else await _afterwards(self.dataset(pid), before)
+        for shown in after:
+            # It may have passed the commit point between the look and the word.
+            if verb is Verb.CANCEL and shown.committed and not refused.get(shown.workflow_id):
+                refused[shown.workflow_id] = dataset_refusal(shown, verb)
+        return _steered(verb, refused).model_copy(update={"datasets": tuple(after)})
+
+    async def _tell(self, workflow_id: str, verb: Verb, by: str) -> str:
+        """Signal or cancel; return why it was not heard, empty if it was."""
+        handle = self._client.get_workflow_handle(workflow_id)
+        try:
+            if verb is Verb.CANCEL:
+                await handle.cancel(reason=by, rpc_timeout=_RPC)
+            else:
+                args = [by] if verb is Verb.PAUSE and by else []
+                await handle.signal(verb.value.replace("-", "_"), args=args, rpc_timeout=_RPC)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+            return "already ended: a moment ago"
+        return ""
+
+    async def dataset(self, pid: str) -> list[DatasetProgress]:
+        """Where every workflow of a dataset stands that Temporal knows; those that run first, the later ones first."""
+        ids = {names.archive_workflow(pid): "archive", names.retrieve_workflow(pid): "retrieve"}
+        ids |= dict.fromkeys(await self._restoring(pid), "retrieve")
+        found = await asyncio.gather(*(self._dataset(pid, kind, workflow_id) for workflow_id, kind in ids.items()))
+        known = sorted(filter(None, found), key=lambda known: known[:2], reverse=True)
+        standing = {shown.workflow_id: shown for _, _, shown in known}
+        words = {workflow_id: shown.outcome or shown.phase for workflow_id, shown in standing.items()}
+        return [
+            shown.model_copy(update={"others": {other: word for other, word in words.items() if other != workflow_id}})
+            for workflow_id, shown in standing.items()
+        ]
+
+    async def _restoring(self, pid: str) -> list[str]:
+        """Workflows that restore single files of the dataset; each job has one of its own."""
+        query = f"DatasetPid = {_quoted(pid)} AND ExecutionStatus = 'Running'"
+        with _reaching():
+            listed = self._client.list_workflows(query, limit=100, rpc_timeout=_RPC)
+            return [run.id async for run in listed if run.id.startswith(names.restore_workflow(pid, ""))]
+
+    async def _dataset(self, pid: str, kind: str, workflow_id: str) -> tuple[bool, datetime, DatasetProgress] | None:
         handle = self._client.get_workflow_handle(workflow_id)
         described = await _describe(handle)
         if described is None:
             return None
         told = await _query(handle, DatasetProgress)
         if told is None:
-            told = DatasetProgress.model_validate({"pid": pid, "kind": kind, **_without_query(described)})
-        return described.start_time.isoformat(), await self._merge(told, described)
+            told = unanswered_dataset(described, pid, kind, await self._silence(described))
+        steps = await steps_of(described, self._client.data_converter)
+        shown = await self._completed(dataset_with_steps(told, steps, awaited(described)), described)
+        return is_open(described), described.start_time, shown
 
-    async def _merge(self, told: DatasetProgress, described: WorkflowExecutionDescription) -> DatasetProgress:
-        """Add what only `describe` knows: bytes moved, attempts, the last error of each running activity."""
-        blocks = {block.index: block for block in told.blocks}
-        waiting_for, note = told.waiting_for, told.note
-        for pending in described.raw_description.pending_activities:
-            failure = pending.last_failure.message
-            moved = await self._moved(pending.heartbeat_details.payloads)
-            if moved and moved.index in blocks:
-                block = blocks[moved.index]
-                blocks[moved.index] = block.model_copy(
-                    update={"bytes_done": moved.bytes_done, "attempt": pending.attempt, "last_error": failure}
-                )
-            elif pending.last_failure.application_failure_info.type == NOT_YET:
-                waiting_for = failure
-            elif failure:
-                note = f"{pending.activity_type.name}, attempt {pending.attempt}: {failure}"
-        merged = tuple(blocks[block.index] for block in told.blocks)
+    async def _completed(self, told: P, described: WorkflowExecutionDescription) -> P:
+        """With its ids, with what nobody works on, and how it ended if it could not say so."""
+        idle = sorted({step.queue for step in told.steps if step.state == "queued" and step.queue})
+        # A worker with all of its slots taken does not ask for more, so nobody can tell it from one that is not there.
+        unasked = [
+            f"no worker takes steps from the queue {queue} now: none runs, or all of its slots are taken"
+            for queue in idle
+            if not await self._polled(queue, _TO_ACTIVITIES)
+        ]
+        notes = [told.note, cut_off(described), *unasked]
         return told.model_copy(
             update={
-                "blocks": merged,
-                "bytes_done": told.bytes_done + _gain(told.blocks, merged),
-                "waiting_for": waiting_for,
-                "note": note,
+                "workflow_id": described.id,
+                "run_id": described.run_id,
+                "phase": told.phase if is_open(described) else Phase.DONE,
+                "note": "; ".join(dict.fromkeys(filter(None, notes))),
             }
         )
 
-    async def _moved(self, payloads: Sequence[Payload]) -> Moved | None:
-        details = await self._client.data_converter.decode(payloads, [Moved]) if payloads else []
-        return details[0] if details and isinstance(details[0], Moved) else None
+    async def _silence(self, described: WorkflowExecutionDescription) -> str:
+        """Why a workflow does not answer."""
+        attempts = described.raw_description.pending_workflow_task.attempt
+        if attempts > 1:
+            return f"the workflow's own task fails, attempt {attempts}: the log of the control worker says why"
+        if not await self._polled(described.task_queue, _TO_WORKFLOWS):
+            return f"no worker polls the queue {described.task_queue}"
+        return f"no worker answers on the queue {described.task_queue}, though one polled it lately"
+
+    async def _polled(self, queue: str, kind: TaskQueueType.ValueType) -> bool:
+        """Whether a worker asks for tasks of a queue."""
+        request = DescribeTaskQueueRequest(
+            namespace=self._client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
+        )
+        with _reaching():
+            described = await self._client.workflow_service.describe_task_queue(request, timeout=_RPC)
+        last = max((poller.last_access_time.ToDatetime(UTC) for poller in described.pollers), default=None)
+        return last is not None and datetime.now(UTC) - last < _POLLING
 
 
-def _gain(before: tuple[BlockProgress, ...], after: tuple[BlockProgress, ...]) -> int:
-    return sum(new.bytes_done - old.bytes_done for old, new in zip(before, after, strict=True))
+def _quoted(text: str) -> str:
+    """A string of the visibility store's query language."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _summary(run: WorkflowExecution) -> JobSummary:
+    attributes = run.typed_search_attributes
+    return JobSummary(
+        id=run.id.removeprefix(names.job_workflow("")),
+        type=(JobType.ARCHIVE if run.workflow_type == ArchiveJob.__name__ else JobType.RETRIEVE).value,
+        phase=phase_of(run),
+        outcome=attributes.get(search_attributes.OUTCOME) or "",
+        owner_group=attributes.get(search_attributes.OWNER_GROUP) or "",
+        started=run.start_time.isoformat(timespec="seconds"),
+        ended=run.close_time.isoformat(timespec="seconds") if run.close_time else "",
+        workflow_id=run.id,
+        run_id=run.run_id,
+    )
+
+
+def _steered(verb: Verb, refused: dict[str, str]) -> Steered:
+    return Steered(
+        verb=verb,
+        acted=tuple(workflow_id for workflow_id, why in refused.items() if not why),
+        left_alone={workflow_id: why for workflow_id, why in refused.items() if why},
+    )
 
 
 @contextmanager
@@ -180,6 +342,14 @@ def _reaching() -> Generator[None]:
         yield
     except RuntimeError as error:
         raise OutOfReach(str(error)) from error
+
+
+async def _afterwards(ask: Awaitable[T], before: T) -> T:
+    """Where things stand after a word; that was heard also if Temporal does not answer any more."""
+    try:
+        return await ask
+    except (RPCError, TemporalError):
+        return before
 
 
 async def _describe(handle: Handle) -> WorkflowExecutionDescription | None:
@@ -202,18 +372,3 @@ async def _query(handle: Handle, model: type[P]) -> P | None:
         if error.status in _UNANSWERED:
             return None
         raise
-
-
-def _without_query(described: WorkflowExecutionDescription) -> dict[str, object]:
-    """What can be said of a workflow that cannot be asked."""
-    running = described.status is WorkflowExecutionStatus.RUNNING
-    shown = described.typed_search_attributes.get(search_attributes.PHASE)
-    ended = described.status.name.lower() if described.status else "closed"
-    attempts = described.raw_description.pending_workflow_task.attempt
-    silent = f"no worker polls the queue {queues.CONTROL}"
-    if attempts > 1:
-        silent = f"the workflow's own task fails, attempt {attempts}: the log of the control worker says why"
-    return {
-        "phase": Phase(shown) if shown and running else Phase.DONE if not running else Phase.PLANNING,
-        "note": silent if running else f"the workflow is {ended}",
-    }

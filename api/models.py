@@ -25,6 +25,14 @@ class CreateJob(Body):
     type: Literal["archive", "retrieve"]
 
 
+class SteerDataset(Body):
+    """Which dataset is meant."""
+
+    pid: str
+    by: Annotated[str, Field(max_length=200)] = ""
+    """Who says so; stands in the answers of the paused dataset."""
+
+
 class JobStarted(Body):
     """The run that carries the job out; the same for every repeat of the request."""
 
@@ -72,7 +80,7 @@ class ServerError(Body):
 
 
 class Detail(Body):
-    """Body of a 401 or 404."""
+    """Body of a 401, 404 or 409."""
 
     detail: str
 

@@ -1,24 +1,28 @@
-"""`/archiver/…`: SciCat's job action, and where jobs and datasets stand."""
+"""`/archiver/jobs`: SciCat's job action, where jobs stand, and what operators tell them."""
 
+import asyncio
 import uuid
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Query
 
 from api.auth import job_account, operator_account
 from api.dependencies import GatewayDep, ServicesDep, SettingsDep
-from api.errors import RESPONSES, Refused
-from api.gateway import OtherType
-from api.models import CreateJob, Detail, JobStarted
+from api.errors import IN_VAIN, RESPONSES, UNKNOWN, Refused
+from api.gateway import NoSuchPage, OtherType
+from api.models import CreateJob, JobStarted
 from api.orders import job_order
+from clients.state import State
 from domain import names
-from domain.errors import DatasetError
-from domain.lifecycle import JobType
-from domain.pid import check_pid
-from domain.progress import DatasetProgress, JobProgress
+from domain.errors import InfrastructureError
+from domain.lifecycle import JobStatus, JobType, Phase
+from domain.progress import JobDatasetProgress, JobProgress
+from domain.steering import JobList, Steered, Verb
 
 router = APIRouter(prefix="/archiver", tags=["archiver"])
+operators = APIRouter(prefix="/archiver/jobs", tags=["operators"], dependencies=[Depends(operator_account)])
 
-_UNKNOWN = {404: {"model": Detail, "description": "Nothing is known of it"}}
+_OUTCOMES_WITHIN_S = 5.0
 
 
 @router.post("/jobs/", status_code=201, dependencies=[Depends(job_account)], include_in_schema=False)
@@ -33,38 +37,82 @@ async def create_job(body: CreateJob, gateway: GatewayDep, settings: SettingsDep
     return JobStarted(uuid=uuid.UUID(run_id), name=names.job_workflow(job_id))
 
 
-@router.get("/jobs/{job_id}", dependencies=[Depends(operator_account)], responses=RESPONSES | _UNKNOWN)
+@operators.get("", responses=RESPONSES)
+async def jobs(
+    gateway: GatewayDep,
+    phase: Phase | None = None,
+    outcome: JobStatus | None = None,
+    owner: Annotated[str, Query(max_length=200, description="SciCat's owner group")] = "",
+    running: bool | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    page: Annotated[str, Query(max_length=4000, description="`next_page` of the answer before")] = "",
+) -> JobList:
+    """The jobs that Temporal remembers: those that run, then those that ended last; filters are joined by *and*."""
+    try:
+        return await gateway.jobs(
+            phase=phase or "", outcome=outcome or "", owner_group=owner, running=running, limit=limit, page=page
+        )
+    except NoSuchPage as error:
+        raise Refused(str(error), "query", "page") from error
+
+
+@operators.get("/{job_id}", responses=RESPONSES | UNKNOWN)
 async def job(job_id: uuid.UUID, services: ServicesDep) -> JobProgress:
     """Where a job stands, with the outcome and reason of every dataset that has ended."""
     progress = await services.gateway.job(str(job_id))
     if progress is None:
         raise HTTPException(404, f"no job {job_id} is known")
-    ended = await services.state.outcomes(str(job_id), [shown.n for shown in progress.datasets])
+    return await _with_outcomes(progress, services.state)
+
+
+@operators.post("/{job_id}/pause", responses=RESPONSES | UNKNOWN | IN_VAIN)
+async def pause(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
+    """Pause all datasets of the job, for every job that waits for them; running copies stop within seconds."""
+    return await _steer(gateway, job_id, Verb.PAUSE)
+
+
+@operators.post("/{job_id}/resume", responses=RESPONSES | UNKNOWN | IN_VAIN)
+async def resume(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
+    """Go on after a pause."""
+    return await _steer(gateway, job_id, Verb.RESUME)
+
+
+@operators.post("/{job_id}/cancel", responses=RESPONSES | UNKNOWN | IN_VAIN)
+async def cancel(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
+    """End the job; datasets that no other job waits for are undone, but for those that are archived already."""
+    return await _steer(gateway, job_id, Verb.CANCEL)
+
+
+async def _steer(gateway: GatewayDep, job_id: uuid.UUID, verb: Verb) -> Steered:
+    steered = await gateway.steer_job(str(job_id), verb)
+    if steered is None:
+        raise HTTPException(404, f"no job {job_id} is known")
+    if not steered.acted:
+        raise HTTPException(409, f"{verb.value} job {job_id}: {'; '.join(steered.left_alone.values())}")
+    return steered
+
+
+async def _with_outcomes(progress: JobProgress, state: State) -> JobProgress:
+    """The reasons lie in the state bucket; without it Temporal's knowledge is answered, and what is missing is said."""
+    try:
+        async with asyncio.timeout(_OUTCOMES_WITHIN_S):
+            ended = await state.outcomes(progress.id, [shown.n for shown in progress.datasets])
+    except (InfrastructureError, TimeoutError) as error:
+        why = str(error) or "no answer in time"
+        missing = f"the outcomes of the datasets cannot be read from the state bucket now: {why}"
+        return progress.model_copy(update={"note": "; ".join(filter(None, [progress.note, missing]))})
     datasets = [
-        shown.model_copy(
-            update={
-                "pid": outcome.pid,
-                "status": outcome.status.value,
-                "error_class": outcome.error_class,
-                "message": outcome.message,
-                "bytes": outcome.bytes,
-            }
+        JobDatasetProgress(
+            n=shown.n,
+            phase=shown.phase,
+            pid=outcome.pid,
+            status=outcome.status.value,
+            error_class=outcome.error_class,
+            message=outcome.message,
+            bytes=outcome.bytes,
         )
         if outcome
         else shown
         for shown, outcome in zip(progress.datasets, ended, strict=True)
     ]
     return progress.model_copy(update={"datasets": tuple(datasets)})
-
-
-@router.get("/datasets/{pid:path}", dependencies=[Depends(operator_account)], responses=RESPONSES | _UNKNOWN)
-async def dataset(pid: str, gateway: GatewayDep) -> DatasetProgress:
-    """Where a dataset stands: its archive or its retrieval, whichever began later."""
-    try:
-        check_pid(pid)
-    except DatasetError as error:
-        raise Refused(str(error), "path", "pid") from error
-    known = await gateway.dataset(pid)
-    if not known:
-        raise HTTPException(404, f"no workflow of dataset {pid} is known")
-    return known[0]

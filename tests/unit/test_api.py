@@ -15,12 +15,13 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api.app import create_app
 from api.dependencies import Services
-from api.gateway import OtherType, OutOfReach
+from api.gateway import NoSuchPage, OtherType, OutOfReach
 from domain.errors import ObjectStoreUnavailable
 from domain.lifecycle import JobType, Outcome, Phase
 from domain.orders import JobOrder
 from domain.outcome import DatasetOutcome
 from domain.progress import DatasetProgress, JobDatasetProgress, JobProgress
+from domain.steering import JobList, JobSummary, Steered, Verb
 from settings import Settings, SettingsError
 
 JOB_ID = "0d4c3f6e-5a58-4c6c-9d6f-5f6a1d3c7f10"
@@ -38,11 +39,42 @@ ENDED = {
 
 @dataclass
 class PretendGateway:
-    """Starts each job once, or fails as it is told."""
+    """Starts each job once, or fails as it is told; knows the dataset `20.500/known`, which can only be paused."""
 
     started: dict[str, tuple[JobType, str]] = field(default_factory=dict[str, tuple[JobType, str]])
     orders: list[JobOrder] = field(default_factory=list[JobOrder])
     failure: Exception | None = None
+    told: list[tuple[str, Verb, str]] = field(default_factory=list[tuple[str, Verb, str]])
+    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    async def jobs(self, **filters: Any) -> JobList:
+        self.asked.append(filters)
+        if filters["page"] == "none of ours":
+            raise NoSuchPage("no page of a list begins there")
+        listed = JobSummary(
+            id=JOB_ID, type="archive", phase=Phase.PARKED, started="2026-01-02", workflow_id=f"job/{JOB_ID}", run_id="r"
+        )
+        return JobList(jobs=(listed,), next_page="more")
+
+    async def steer_job(self, job_id: str, verb: Verb) -> Steered | None:
+        if job_id not in self.started:
+            return None
+        self.told.append((job_id, verb, ""))
+        name = f"job/{job_id}"
+        return (
+            Steered(verb=verb, acted=(name,))
+            if verb is Verb.PAUSE
+            else Steered(verb=verb, acted=(), left_alone={name: "too late"})
+        )
+
+    async def steer_dataset(self, pid: str, verb: Verb, by: str) -> Steered | None:
+        if pid != "20.500/known":
+            return None
+        self.told.append((pid, verb, by))
+        left_alone = {"retrieve-dataset/20.500/known": "already ended: retrieved"}
+        if verb is Verb.PAUSE:
+            return Steered(verb=verb, acted=("archive-dataset/20.500/known",), left_alone=left_alone)
+        return Steered(verb=verb, acted=(), left_alone={"archive-dataset/20.500/known": "too late", **left_alone})
 
     async def start_job(self, order: JobOrder) -> str:
         if self.failure:
@@ -70,10 +102,15 @@ class PretendGateway:
         return [DatasetProgress(pid=pid, kind="archive", phase=Phase.WRITING)] if pid == "20.500/known" else []
 
 
+@dataclass
 class PretendStore:
     """The state bucket and S3, as far as these routes ask."""
 
+    failure: Exception | None = None
+
     async def outcomes(self, job_id: str, positions: Iterable[int]) -> list[DatasetOutcome | None]:
+        if self.failure:
+            raise self.failure
         return [ENDED.get(n) for n in positions]
 
     async def versioning(self, bucket: str) -> str:
@@ -98,9 +135,14 @@ def gateway() -> PretendGateway:
 
 
 @pytest.fixture
-def app(gateway: PretendGateway) -> FastAPI:
+def store() -> PretendStore:
+    return PretendStore()
+
+
+@pytest.fixture
+def app(gateway: PretendGateway, store: PretendStore) -> FastAPI:
     app = create_app(settings())
-    app.state.services = cast("Any", Services)(gateway, PretendStore(), PretendStore())
+    app.state.services = cast("Any", Services)(gateway, store, store)
     return app
 
 
@@ -214,6 +256,89 @@ async def test_a_job_shows_the_reason_of_each_dataset_that_it_names(http: httpx.
     ]
 
 
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (ObjectStoreUnavailable("S3 at x does not answer"), "S3 at x does not answer"),
+        (TimeoutError(), "no answer in time"),
+    ],
+)
+async def test_a_job_is_shown_without_the_state_bucket_too_and_what_is_missing_is_said(
+    http: httpx.AsyncClient, store: PretendStore, failure: Exception, words: str
+) -> None:
+    await http.post("/archiver/jobs", json=GOOD)
+    store.failure = failure
+    answer = await http.get(f"/archiver/jobs/{JOB_ID}")
+    assert (answer.status_code, len(answer.json()["datasets"])) == (200, 2)
+    assert words in answer.json()["note"]
+
+
+# Operators
+
+
+async def test_jobs_are_listed_by_filters_a_page_at_a_time(http: httpx.AsyncClient, gateway: PretendGateway) -> None:
+    asked = {"phase": "parked", "outcome": "inProgress", "owner": "group1", "running": "true", "limit": 7, "page": "x"}
+    answer = await http.get("/archiver/jobs", params=asked)
+    assert (answer.status_code, answer.json()["next_page"]) == (200, "more")
+    assert [(job["id"], job["phase"]) for job in answer.json()["jobs"]] == [(JOB_ID, "parked")]
+    await http.get("/archiver/jobs")
+    told = {
+        "phase": "parked",
+        "outcome": "inProgress",
+        "owner_group": "group1",
+        "running": True,
+        "limit": 7,
+        "page": "x",
+    }
+    none = {"phase": "", "outcome": "", "owner_group": "", "running": None, "limit": 50, "page": ""}
+    assert gateway.asked == [told, none]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"phase": "levitating"}, {"outcome": "archived"}, {"limit": 0}, {"limit": 201}, {"page": "none of ours"}]
+)
+async def test_a_list_that_cannot_be_made_is_refused(http: httpx.AsyncClient, wrong: dict[str, Any]) -> None:
+    [reason] = assert_is_unprocessable(await http.get("/archiver/jobs", params=wrong))
+    assert reason["loc"] == ["query", *wrong]
+
+
+async def test_a_verb_says_whom_it_reached(http: httpx.AsyncClient, gateway: PretendGateway) -> None:
+    await http.post("/archiver/jobs", json=GOOD)
+    job = await http.post(f"/archiver/jobs/{JOB_ID}/pause")
+    dataset = await http.post("/archiver/datasets/pause", json={"pid": "20.500/known", "by": "nadia"}, auth=OPERATOR)
+    assert (job.status_code, job.json()["acted"]) == (200, [f"job/{JOB_ID}"])
+    assert (dataset.status_code, dataset.json()["acted"]) == (200, ["archive-dataset/20.500/known"])
+    assert dataset.json()["left_alone"] == {"retrieve-dataset/20.500/known": "already ended: retrieved"}
+    assert gateway.told == [(JOB_ID, Verb.PAUSE, ""), ("20.500/known", Verb.PAUSE, "nadia")]
+
+
+@pytest.mark.parametrize("verb", ["resume", "retry", "give-up", "cancel"])
+async def test_a_verb_without_effect_is_a_409_that_says_why(
+    http: httpx.AsyncClient, gateway: PretendGateway, verb: str
+) -> None:
+    answer = await http.post(f"/archiver/datasets/{verb}", json={"pid": "20.500/known"})
+    reasons = "archive-dataset/20.500/known: too late; retrieve-dataset/20.500/known: already ended: retrieved"
+    assert (answer.status_code, answer.json()) == (409, {"detail": f"{verb}: {reasons}"})
+    assert [told for _, told, _ in gateway.told] == [Verb(verb)]
+
+
+async def test_a_job_that_cannot_be_cancelled_any_more_is_a_409(http: httpx.AsyncClient) -> None:
+    await http.post("/archiver/jobs", json=GOOD)
+    answer = await http.post(f"/archiver/jobs/{JOB_ID}/cancel")
+    assert (answer.status_code, answer.json()) == (409, {"detail": f"cancel job {JOB_ID}: too late"})
+
+
+async def test_a_verb_for_something_unknown_or_unsafe_reaches_nobody(
+    http: httpx.AsyncClient, gateway: PretendGateway
+) -> None:
+    assert (await http.post(f"/archiver/jobs/{JOB_ID}/pause")).status_code == 404
+    assert (await http.post(f"/archiver/jobs/{JOB_ID}/retry")).status_code == 404, "no such route"
+    assert (await http.post("/archiver/datasets/pause", json={"pid": "20.500/unknown"})).status_code == 404
+    for body in ({}, {"pid": 5}, {"pid": "a/../b"}, {"pid": "20.500/known", "by": "x" * 201}):
+        assert_is_unprocessable(await http.post("/archiver/datasets/pause", json=body))
+    assert gateway.told == []
+
+
 # Credentials
 
 
@@ -239,6 +364,15 @@ async def test_a_job_shows_the_reason_of_each_dataset_that_it_names(http: httpx.
         ("POST", "/archiver/jobs/"),
         ("GET", f"/archiver/jobs/{JOB_ID}"),
         ("GET", "/archiver/datasets/20.500/known"),
+        ("GET", "/archiver/jobs"),
+        ("POST", f"/archiver/jobs/{JOB_ID}/pause"),
+        ("POST", f"/archiver/jobs/{JOB_ID}/resume"),
+        ("POST", f"/archiver/jobs/{JOB_ID}/cancel"),
+        ("POST", "/archiver/datasets/pause"),
+        ("POST", "/archiver/datasets/resume"),
+        ("POST", "/archiver/datasets/retry"),
+        ("POST", "/archiver/datasets/give-up"),
+        ("POST", "/archiver/datasets/cancel"),
     ],
 )
 async def test_wrong_or_missing_credentials_are_a_401_that_names_the_scheme(
@@ -331,6 +465,11 @@ def test_every_code_that_is_answered_is_declared(app: FastAPI) -> None:
     assert declared[("POST", "/archiver/jobs")] == {"201", "401", "422", "500"}
     assert declared[("GET", "/archiver/jobs/{job_id}")] == {"200", "401", "404", "422", "500"}
     assert declared[("GET", "/archiver/datasets/{pid}")] == {"200", "401", "404", "422", "500"}
+    assert declared[("GET", "/archiver/jobs")] == {"200", "401", "422", "500"}
+    verbs = [f"/archiver/jobs/{{job_id}}/{verb}" for verb in ("pause", "resume", "cancel")]
+    verbs += [f"/archiver/datasets/{verb.value}" for verb in Verb]
+    for verb in verbs:
+        assert declared[("POST", verb)] == {"200", "401", "404", "409", "422", "500"}
     assert declared[("GET", "/health/livez")] >= {"200"}
     assert declared[("GET", "/health/readyz")] == {"200", "503"}
     assert not any(path.endswith("/") for _, path in declared)
