@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import client, datablock, demo, local, services
+from cli import client, datablock, demo, local, services, steering
 
 app = typer.Typer(
     name="scopemarchiver",
@@ -14,6 +14,7 @@ app = typer.Typer(
 services.register(app)
 local.register(app)
 client.register(app)
+steering.register(app)
 datablock.register(app)
 demo.register(app)
 

@@ -8,9 +8,8 @@ import base64
 import binascii
 import json
 import os
-import re
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, cast
@@ -23,7 +22,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from cli.catalogue import Document, OutOfReach, Refused, UserCatalogue
-from cli.following import MIB, ArchiverApi, Display, ending, follow, phase_text, states_text
+from cli.following import (
+    MIB,
+    ArchiverApi,
+    Display,
+    Look,
+    ending,
+    follow,
+    phase_text,
+    states_text,
+    subject_of,
+    troubles_of,
+)
+from cli.following import watch as watch_until_end
 from cli.ingest import Inventory, LandingZone, SourceFile, dataset_body, ingest, scan, shown
 from cli.local import DEFAULT_FOLDER
 from cli.ports import HOST, Ports
@@ -44,7 +55,6 @@ EXIT_CODES = (
 LOOK_EVERY_S = 1.0
 _SHOWN_REMARKS = 20
 _LINE_EVERY = 500
-_JOB_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RESULT = TypeVar("_RESULT")
 
 err = Console(stderr=True, highlight=False)
@@ -89,14 +99,26 @@ class Connection:
         return f"{self.temporal_ui_url}/namespaces/{self.namespace}/workflows/{quote(workflow_id, safe='')}"
 
 
-def connect(environment: Mapping[str, str], stack: Connection | None) -> Connection:
+SERVICES = ("SCICAT_ENDPOINT", "S3_ENDPOINT", "API_ENDPOINT")
+
+
+def connect(
+    environment: Mapping[str, str], stack: Connection | None, *, services: Collection[str] = SERVICES
+) -> Connection:
     """Join what the environment says with the local stack; the environment wins, service by service.
 
     A service that the environment names is never sent the local stack's credentials.
 
+    Args:
+        environment: variables by name.
+        stack: the local stack, if one runs.
+        services: those that are wanted; the others may be named by neither.
+
     Raises:
-        OutOfReach: a service is named by neither.
+        OutOfReach: a service that is wanted is named by neither.
     """
+    # Whoever has an operator's account means that one.
+    account = "OPERATOR" if environment.get("OPERATOR_USERNAME") else "JOB_ENDPOINT"
     groups = {
         "SCICAT_ENDPOINT": {
             "scicat_user": "SCICAT_USER",
@@ -108,7 +130,7 @@ def connect(environment: Mapping[str, str], stack: Connection | None) -> Connect
             "s3_region": "S3_REGION",
             "landing_bucket": "S3_LANDINGZONE_BUCKET",
         },
-        "API_ENDPOINT": {"api_user": "JOB_ENDPOINT_USERNAME", "api_password": "JOB_ENDPOINT_PASSWORD"},
+        "API_ENDPOINT": {"api_user": f"{account}_USERNAME", "api_password": f"{account}_PASSWORD"},
     }
     values: dict[str, str] = {}
     for endpoint, fields in groups.items():
@@ -118,6 +140,8 @@ def connect(environment: Mapping[str, str], stack: Connection | None) -> Connect
             values[url] = named if "://" in named else f"https://{named}"
         elif stack is not None:
             values |= {name: getattr(stack, name) for name in (url, *fields)}
+        elif endpoint not in services:
+            values[url] = ""
         else:
             raise OutOfReach(f"no local stack is running here (start one with `make up`), and {endpoint} is not set")
         values |= {name: environment[variable] for name, variable in fields.items() if environment.get(variable)}
@@ -256,23 +280,53 @@ def retrieve_command(
 
 def status_command(
     subject: Annotated[str, typer.Argument(metavar="JOB|PID", help="A job's or a dataset's id.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Look each second until it has ended.")] = False,
     as_json: Json = False,
 ) -> None:
     """Say where a job or a dataset stands, and why it waits.
 
+    With --watch a terminal shows a live table, and a pipe gets a line for whatever is new; with --json each line is the
+    whole answer.
+
     \b
     Examples:
       scopemarchiver status 5a3c8a52-9e0f-4a0c-b7a5-0f6f4c1f8c11
+      scopemarchiver status 20.500.11935/0d4c… --watch
       scopemarchiver status 20.500.11935/0d4c… --json
     """
-    is_job, answer = run(_ask_about(connected(), subject))
+    is_job, answer = run(_stand(connected("API_ENDPOINT"), subject, watch=watch, as_json=as_json))
     try:
         lines, good = _job_lines(answer) if is_job else _dataset_lines(answer)
     except ValidationError:  # a newer API: show what it says, judge nothing
         lines, good = [json.dumps(answer, indent=2, ensure_ascii=False)], True
-    tell(answer, "\n".join(lines), as_json=as_json)
+    if not (watch and as_json):
+        tell(answer, "\n".join(lines), as_json=as_json)
     if not good:
         raise typer.Exit(FAILED)
+
+
+async def _stand(connection: Connection, subject: str, *, watch: bool, as_json: bool) -> tuple[bool, Document]:
+    """Ask, again and again if it is to be watched; whether it is a job, and the last answer."""
+    async with connection.api() as api:
+        if not watch:
+            return await subject_of(api, subject)
+        if as_json:
+            return await watch_until_end(subject, api=api, on_look=_JsonLines().show, interval_s=LOOK_EVERY_S)
+        with Display(Console(highlight=False), subject) as display:
+            return await watch_until_end(
+                subject, api=api, on_look=lambda look, _: display.show(look), interval_s=LOOK_EVERY_S
+            )
+
+
+class _JsonLines:
+    """Prints an answer whenever it differs from the one before."""
+
+    _last: Document | None = None
+
+    def show(self, _: Look, answer: Document) -> None:
+        if answer != self._last:
+            self._last = answer
+            tell(answer, "", as_json=True)
 
 
 async def upload(connection: Connection, inventory: Inventory, *, name: str, source: str, group: str = "") -> str:
@@ -367,18 +421,6 @@ async def post_and_follow(connection: Connection, kind: str, pids: list[str], *,
             return await follow(job_id, catalogue=catalogue, api=api, on_look=display.show, interval_s=LOOK_EVERY_S)
 
 
-async def _ask_about(connection: Connection, subject: str) -> tuple[bool, Document]:
-    """Whether it is a job, and what the API says of it."""
-    async with connection.api() as api:
-        if _JOB_ID.fullmatch(subject):
-            try:
-                return True, await api.job(subject)
-            except Refused as unknown:  # a pid may be a bare UUID, too
-                if unknown.status != 404:
-                    raise
-        return False, await api.dataset(subject)
-
-
 def _job_lines(answer: Document) -> tuple[list[str], bool]:
     job = JobProgress.model_validate(answer)
     lines = [f"{job.type} job {job.id}: {job.status or job.phase.value}"]
@@ -387,7 +429,7 @@ def _job_lines(answer: Document) -> tuple[list[str], bool]:
         for dataset in job.datasets
     ]
     lines += [f"  and {job.datasets_total - len(job.datasets)} more"] if job.datasets_total > len(job.datasets) else []
-    lines += [f"  {text}" for text in (job.message, job.note) if text]
+    lines += [f"  {text}" for text in (*troubles_of(job.steps), job.message, job.note) if text]
     return lines, not finished(job.status) or job.status == JobStatus.SUCCESSFUL
 
 
@@ -397,9 +439,14 @@ def _dataset_lines(answer: Document) -> tuple[list[str], bool]:
     if dataset.bytes_total:
         lines.append(f"  {dataset.bytes_done / MIB:,.1f} of {dataset.bytes_total / MIB:,.1f} MiB")
     lines += [f"  datablocks: {states_text(dataset)}"] if states_text(dataset) else []
+    since = dataset.waiting_since or dataset.since
+    lines += [f"  since {since}"] if since and dataset.outcome is None else []
+    looks = [step.next_attempt for step in dataset.steps if step.next_attempt and not step.last_error]
+    lines += [f"  next look at {min(looks)}"] if looks else []
     lines += [f"  paused by {dataset.paused_by}"] if dataset.paused_by else []
-    lines += [f"  {block.name}: {block.last_error}" for block in dataset.blocks if block.last_error]
-    lines += [f"  {text}" for text in (dataset.message, dataset.note) if text]
+    lines += [f"  cancelled: {dataset.cancelled_by}"] if dataset.cancelled_by and dataset.outcome is None else []
+    lines += [f"  {text}" for text in (*troubles_of(dataset.steps), dataset.message, dataset.note) if text]
+    lines += [f"  besides: {other}: {word}" for other, word in dataset.others.items()]
     return lines, dataset.outcome is None or Outcome(dataset.outcome) in GOOD
 
 
@@ -428,10 +475,10 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def connected() -> Connection:
-    """The connection that the environment or the local stack gives; exits if there is none."""
+def connected(*services: str) -> Connection:
+    """The connection that the environment or the local stack gives, to these services or all; exits if none."""
     try:
-        return connect(os.environ, local_stack())
+        return connect(os.environ, local_stack(), services=services or SERVICES)
     except OutOfReach as error:
         fail(str(error), OUT_OF_REACH)
 

@@ -1,13 +1,14 @@
-"""Watch a job until it ends, and show how far it has come: a live table on a terminal, lines in a pipe.
+"""Watch a job or a dataset until it ends, and show how far it has come: a live table on a terminal, lines in a pipe.
 
 SciCat says whether the job has ended; the archiver's API says what it does meanwhile. The API may be away or not for
 everybody's eyes: then there is less to see, and waiting goes on.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
@@ -24,7 +25,7 @@ from cli.catalogue import Document, OutOfReach, Refused, UserCatalogue, foreign
 from domain.lifecycle import Phase, finished
 from domain.message import Message
 from domain.names import datablocks_prefix
-from domain.progress import DatasetProgress, JobProgress
+from domain.progress import DatasetProgress, JobProgress, StepProgress
 
 MIB = 1 << 20
 SHOWN_DATASETS = 10
@@ -32,6 +33,8 @@ SHOWN_DATASETS = 10
 
 PATIENCE_S = 120.0
 """How long SciCat may be away before waiting for a job ends."""
+
+JOB_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _MessageT = TypeVar("_MessageT", bound=Message)
 
@@ -51,7 +54,7 @@ class Look:
 
 
 class ArchiverApi:
-    """The archiver's HTTP API, for asking only."""
+    """The archiver's HTTP API: where things stand, and the verbs of operators."""
 
     def __init__(
         self, url: str, user: str, password: str, *, transport: httpx.AsyncBaseTransport | None = None
@@ -74,31 +77,108 @@ class ArchiverApi:
 
     async def job(self, job_id: str) -> Document:
         """Where a job stands."""
-        return await self._get(f"archiver/jobs/{quote(job_id, safe='')}")
+        return await self._call("GET", f"archiver/jobs/{quote(job_id, safe='')}")
+
+    async def jobs(self, **filters: str | int) -> Document:
+        """One page of a list of jobs."""
+        return await self._call("GET", "archiver/jobs", params=filters)
 
     async def dataset(self, pid: str) -> Document:
         """Where a dataset stands; the pid's slash stays a slash."""
-        return await self._get(f"archiver/datasets/{quote(pid, safe='/')}")
+        return await self._call("GET", f"archiver/datasets/{quote(pid, safe='/')}")
 
-    async def _get(self, path: str) -> Document:
-        """Ask.
+    async def steer_job(self, job_id: str, verb: str) -> Document:
+        """Pause, resume or cancel a job."""
+        return await self._call("POST", f"archiver/jobs/{quote(job_id, safe='')}/{verb}")
+
+    async def steer_dataset(self, pid: str, verb: str, by: str) -> Document:
+        """Tell the running workflows of a dataset."""
+        return await self._call("POST", f"archiver/datasets/{verb}", json={"pid": pid, "by": by})
+
+    async def _call(self, method: str, path: str, **content: Any) -> Document:
+        """Ask or tell.
 
         Raises:
             OutOfReach: no answer, a fault, or the account is refused.
-            Refused: unknown (404) or not to be answered.
+            Refused: unknown (404), without effect (409), or not to be understood (422).
         """
         try:
-            answer = await self._http.get(path)
+            answer = await self._http.request(method, path, **content)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise OutOfReach(f"the archiver's API at {self._http.base_url} does not answer: {reason}") from None
         if answer.status_code == 404:
             raise Refused("the archiver does not know it", status=404)
+        if answer.status_code in (409, 422):
+            raise Refused(_reasons(answer), status=answer.status_code)
         if answer.status_code in (401, 403):
-            raise OutOfReach("the archiver's API does not let us in (JOB_ENDPOINT_USERNAME, JOB_ENDPOINT_PASSWORD)")
+            raise OutOfReach(
+                "the archiver's API does not let us in (OPERATOR_USERNAME and OPERATOR_PASSWORD, "
+                "or JOB_ENDPOINT_USERNAME and JOB_ENDPOINT_PASSWORD)"
+            )
         if not answer.is_success:
             raise OutOfReach(f"the archiver's API answered {path} with {answer.status_code}")
         return cast(Document, answer.json())
+
+
+def _reasons(answer: httpx.Response) -> str:
+    """What a 409 (a sentence) or a 422 (a list of reasons) says."""
+    detail: str | list[Document] = answer.json().get("detail", "")
+    return detail if isinstance(detail, str) else "; ".join(str(reason.get("msg", "")) for reason in detail)
+
+
+async def subject_of(api: ArchiverApi, subject: str) -> tuple[bool, Document]:
+    """Whether it is a job, told by its form, and what the API says of it.
+
+    Raises:
+        OutOfReach, Refused: as the API's calls.
+    """
+    if JOB_ID.fullmatch(subject):
+        try:
+            return True, await api.job(subject)
+        except Refused as unknown:  # a pid may be a bare UUID, too
+            if unknown.status != 404:
+                raise
+    return False, await api.dataset(subject)
+
+
+async def watch(
+    subject: str,
+    *,
+    api: ArchiverApi,
+    on_look: Callable[[Look, Document], None],
+    interval_s: float = 1.0,
+) -> tuple[bool, Document]:
+    """Look at a job or a dataset again and again until it has ended; return what `subject_of` then says.
+
+    Raises:
+        OutOfReach: the API did not answer at first, or has been away for two minutes.
+        Refused: it is unknown.
+    """
+    seen: tuple[Look, Document] | None = None
+    while True:
+        try:
+            is_job, answer = await subject_of(api, subject)
+            look = await _job_look(api, answer) if is_job else _dataset_look(answer)
+            seen = look, answer
+            on_look(look, answer)
+            if answer.get("phase") == Phase.DONE:
+                return is_job, answer
+        except OutOfReach as error:
+            if seen is None or time.monotonic() - seen[0].at_s > PATIENCE_S:
+                raise
+            on_look(replace(seen[0], note=str(error)), seen[1])
+        await asyncio.sleep(interval_s)
+
+
+def _dataset_look(answer: Document) -> Look:
+    dataset = DatasetProgress.model_validate(answer)
+    return Look(time.monotonic(), dataset.outcome or dataset.phase.value, None, (dataset,), dataset.note)
+
+
+async def _job_look(api: ArchiverApi, answer: Document) -> Look:
+    job = JobProgress.model_validate(answer)
+    return Look(time.monotonic(), job.status or job.phase.value, job, await _open_datasets(api, job), job.note)
 
 
 async def follow(
@@ -137,9 +217,13 @@ async def _look(api: ArchiverApi, job_id: str, status: str, note: str) -> Look:
     progress, reason = await _ask(JobProgress, api.job(job_id))
     if progress is None:
         return Look(time.monotonic(), status, note=note or reason)
-    pids = [dataset.pid for dataset in progress.datasets if dataset.phase != Phase.DONE][:SHOWN_DATASETS]
-    seen = [dataset for pid in pids if (dataset := (await _ask(DatasetProgress, api.dataset(pid)))[0])]
-    return Look(time.monotonic(), status, progress, tuple(seen), note or progress.note)
+    return Look(time.monotonic(), status, progress, await _open_datasets(api, progress), note or progress.note)
+
+
+async def _open_datasets(api: ArchiverApi, job: JobProgress) -> tuple[DatasetProgress, ...]:
+    """Of the first of the job's datasets that have not ended, what can be heard."""
+    pids = [dataset.pid for dataset in job.datasets if dataset.phase != Phase.DONE][:SHOWN_DATASETS]
+    return tuple([dataset for pid in pids if (dataset := (await _ask(DatasetProgress, api.dataset(pid)))[0])])
 
 
 async def _ask(model: type[_MessageT], question: Awaitable[Document]) -> tuple[_MessageT | None, str]:
@@ -153,7 +237,7 @@ async def _ask(model: type[_MessageT], question: Awaitable[Document]) -> tuple[_
 
 
 class Display:
-    """Shows looks on stderr, so that stdout holds results only."""
+    """Shows looks: on stderr where stdout holds a result, on stdout where they are the result."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
@@ -202,20 +286,24 @@ class Display:
             )
         if look.job is not None and look.job.datasets_total > len(look.datasets):
             table.caption = f"{look.job.datasets_open} of {look.job.datasets_total} datasets are not finished"
-        return Group(table, Text(look.note, style="yellow")) if look.note else table
+        troubles = [f"{d.pid}: {trouble}" for d in look.datasets for trouble in troubles_of(d.steps)]
+        notes = [Text(note, style="yellow") for note in (look.note, *troubles) if note]
+        return Group(table, *notes) if notes else table
 
     def _lines(self, look: Look) -> None:
         self._say("", (look.status, look.note), f"{self._title}: {look.status or 'waiting for SciCat'}", look.note)
         for dataset in look.datasets:
             tenth = 10 * dataset.bytes_done // max(1, dataset.bytes_total)
             speed = self.speed(look, dataset)
+            troubles = troubles_of(dataset.steps)
             self._say(
                 dataset.pid,
-                (dataset.phase, tenth, tuple(sorted(dataset.states.items())), dataset.waiting_for),
+                (dataset.phase, tenth, tuple(sorted(dataset.states.items())), dataset.waiting_for, troubles),
                 f"{dataset.pid}: {phase_text(dataset)}",
                 f"{dataset.bytes_done / MIB:,.0f} of {dataset.bytes_total / MIB:,.0f} MiB" * bool(dataset.bytes_total),
                 f"{speed:,.0f} MiB/s" * bool(speed),
                 states_text(dataset),
+                *troubles,
             )
 
     def _say(self, about: str, what: object, *parts: str) -> None:
@@ -229,6 +317,17 @@ def phase_text(dataset: DatasetProgress) -> str:
     """What the dataset does, and what for; datablocks by their bare names."""
     waiting_for = dataset.waiting_for.replace(datablocks_prefix(dataset.pid), "")
     return f"{dataset.phase.value} ({waiting_for})" if waiting_for else dataset.phase.value
+
+
+def troubles_of(steps: Sequence[StepProgress]) -> list[str]:
+    """What fails at the moment, and when it is tried again; the same sentence once."""
+    told = (
+        f"{step.name}, attempt {step.attempt}: {step.last_error}"
+        + (f" (again at {step.next_attempt})" if step.next_attempt else "")
+        for step in steps
+        if step.last_error
+    )
+    return list(dict.fromkeys(told))
 
 
 def states_text(dataset: DatasetProgress) -> str:

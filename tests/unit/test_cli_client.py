@@ -1,6 +1,7 @@
 """The client's commands against one small server that plays SciCat, S3 and the archiver's API, and the demo's parts."""
 
 import base64
+import getpass
 import hashlib
 import io
 import json
@@ -12,15 +13,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from cli import client, demo, ingest
+from cli import client, demo, following, ingest, steering
 from cli.catalogue import OutOfReach, Refused, UserCatalogue
 from cli.client import Connection, connect
 from cli.demo import PhaseClock, Report, compare, demo_overrides
@@ -48,7 +49,9 @@ class World:
     """The job's statuses, one per look; the last one stays."""
     result: dict[str, Any] = field(default_factory=dict[str, Any])
     archiver: dict[str, Any] = field(default_factory=dict[str, Any])
-    """Answers of the archiver's API by decoded path below /archiver/."""
+    """Answers of the archiver's API by decoded path below /archiver/; a list is answered call by call."""
+    told: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    """(method if it is POST, path, body or query) of every call of the archiver's API."""
     s3_status: int = 200
 
 
@@ -62,8 +65,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
             if path.startswith("/archiver/"):
-                answer = world.archiver.get(unquote(path).removeprefix("/archiver/"))
-                self._json(200 if answer is not None else 404, answer if answer is not None else {"detail": "?"})
+                self._archiver("", unquote(path), urlsplit(self.path).query)
             else:
                 self._scicat("GET", path, None)
 
@@ -80,10 +82,24 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[World]:
             self._bytes(world.s3_status, b"")
 
         def do_POST(self) -> None:
-            self._scicat("POST", urlsplit(self.path).path, json.loads(self._body()))
+            path = unquote(urlsplit(self.path).path)
+            if path.startswith("/archiver/"):
+                self._archiver("POST ", path, json.loads(self._body() or "null"))
+            else:
+                self._scicat("POST", urlsplit(self.path).path, json.loads(self._body()))
 
         def do_PATCH(self) -> None:
             self._scicat("PATCH", urlsplit(self.path).path, json.loads(self._body()))
+
+        def _archiver(self, method: str, path: str, sent: Any) -> None:
+            name = method + path.removeprefix("/archiver/")
+            world.told.append((name, sent))
+            answers = world.archiver.get(name, (404, {"detail": "?"}))
+            if isinstance(answers, list):  # one answer per call; the last one stays
+                several = cast("list[Any]", answers)
+                answers = several.pop(0) if len(several) > 1 else several[0]
+            status, body = cast("tuple[int, Any]", answers if isinstance(answers, tuple) else (200, answers))
+            self._json(status, body)
 
         def _scicat(self, method: str, path: str, body: Any) -> None:
             path = path.removeprefix("/api/v3/")
@@ -155,6 +171,7 @@ def environment(url: str) -> dict[str, str]:
 def run(*arguments: str | Path) -> Result:
     app = typer.Typer()
     client.register(app)
+    steering.register(app)
     demo.register(app)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -466,7 +483,12 @@ def test_status_of_a_dataset_with_a_slash(world: World) -> None:
         bytes_total=2 << 20,
         note="no worker polls archival",
     ).model_dump(mode="json")
-    world.archiver[f"datasets/{PID}"] = answer | {"new field": 1}
+    poll = {"name": "await_tape", "state": "waiting", "next_attempt": "2026-01-02T12:05:00"}
+    world.archiver[f"datasets/{PID}"] = answer | {
+        "new field": 1,
+        "waiting_since": "2026-01-02T12:00:00",
+        "steps": [poll],
+    }
 
     result = run("status", PID)
 
@@ -474,6 +496,8 @@ def test_status_of_a_dataset_with_a_slash(world: World) -> None:
     assert result.stdout.splitlines() == [
         f"archive of {PID}: waiting_tape (x.tar is DISK)",
         "  1.0 of 2.0 MiB",
+        "  since 2026-01-02T12:00:00",
+        "  next look at 2026-01-02T12:05:00",
         "  no worker polls archival",
     ]
     assert json.loads(run("status", PID, "--json").stdout) == world.archiver[f"datasets/{PID}"]
@@ -521,13 +545,156 @@ def test_nobody_there_is_exit_code_3(world: World, monkeypatch: pytest.MonkeyPat
     assert "does not answer" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["ingest", "archive", "retrieve", "status", "demo"])
+STEERING = ["jobs", "pause", "resume", "retry", "give-up", "cancel"]
+
+
+@pytest.mark.parametrize("command", ["ingest", "archive", "retrieve", "status", "demo", *STEERING])
 def test_help_has_examples_and_exit_codes(command: str) -> None:
     said = run(command, "--help").output
 
     assert "Examples:" in said
     assert f"scopemarchiver {command}" in said
     assert "Exit codes" in said
+
+
+def test_status_watches_to_the_end_in_lines(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.01)
+    failing = {"name": "write_block", "attempt": 2, "last_error": "Busy: later", "next_attempt": "12:00"}
+    world.archiver[f"datasets/{PID}"] = [
+        progress(Phase.WRITING, bytes_total=2 << 20).model_dump(mode="json") | {"steps": [failing]},
+        (500, {"code": "TemporalUnavailable"}),
+        progress(Phase.DONE, outcome="archived", bytes_done=2 << 20, bytes_total=2 << 20).model_dump(mode="json"),
+    ]
+
+    result = run("status", PID, "--watch")
+
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert f"{PID}: writing, 0 of 2 MiB, write_block, attempt 2: Busy: later (again at 12:00)" in lines
+    assert any("answered" in line and "500" in line for line in lines), "it goes on while the API is away"
+    assert lines[-2:] == [f"archive of {PID}: archived", "  2.0 of 2.0 MiB"]
+
+
+def test_status_watches_a_job_in_json_line_by_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.01)
+    moving = {"id": JOB, "type": "archive", "phase": "writing", "status": "inProgress", "datasets": [{"pid": PID}]}
+    ended = moving | {"phase": "done", "status": "finishedUnsuccessful", "datasets": []}
+    world.archiver[f"jobs/{JOB}"] = [moving, moving, ended]
+
+    result = run("status", JOB, "--watch", "--json")
+
+    assert result.exit_code == 1
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [moving, ended]
+
+
+def test_watching_something_unknown_ends_at_once(world: World) -> None:
+    assert run("status", PID, "--watch").exit_code == 1
+
+
+def test_watching_ends_when_the_api_stays_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(following, "PATIENCE_S", 0.05)
+    world.archiver[f"datasets/{PID}"] = [progress(Phase.WRITING).model_dump(mode="json"), (500, {})]
+
+    assert run("status", PID, "--watch").exit_code == 3
+
+
+# --- steering -------------------------------------------------------------------------------------------------------
+
+
+def steered(verb: str, acted: str, **more: Any) -> dict[str, Any]:
+    return {"verb": verb, "acted": [acted], **more}
+
+
+@pytest.mark.parametrize("verb", STEERING[1:])
+def test_a_verb_for_a_dataset_goes_to_the_api(world: World, verb: str) -> None:
+    shown = progress(Phase.WRITING).model_dump(mode="json") | {"workflow_id": f"archive-dataset/{PID}"}
+    world.archiver[f"POST datasets/{verb}"] = steered(
+        verb,
+        f"archive-dataset/{PID}",
+        datasets=[shown],
+        left_alone={f"retrieve-dataset/{PID}": "already ended: retrieved"},
+    )
+
+    result = run(verb, PID)
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{verb}: archive-dataset/{PID} is now writing\n"
+    assert result.stderr == f"retrieve-dataset/{PID} was left alone: already ended: retrieved\n"
+    assert world.told == [(f"POST datasets/{verb}", {"pid": PID, "by": getpass.getuser()})]
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "cancel"])
+def test_a_verb_for_a_job_is_told_by_the_form_of_the_id(world: World, verb: str) -> None:
+    job = {"id": JOB, "type": "archive", "phase": "paused", "workflow_id": f"job/{JOB}"}
+    answer = steered(verb, f"job/{JOB}", job=job)
+    world.archiver[f"POST jobs/{JOB}/{verb}"] = answer
+
+    assert run(verb, JOB).stdout == f"{verb}: job/{JOB} is now paused\n"
+    assert json.loads(run(verb, JOB, "--json").stdout) == answer
+
+
+def test_a_dataset_whose_id_looks_like_a_jobs_is_found_too(world: World) -> None:
+    world.archiver["POST datasets/pause"] = steered("pause", f"archive-dataset/{JOB}")
+
+    assert run("pause", JOB, "--by", "nadia").exit_code == 0
+    assert [name for name, _ in world.told] == [f"POST jobs/{JOB}/pause", "POST datasets/pause"]
+    assert world.told[-1] == ("POST datasets/pause", {"pid": JOB, "by": "nadia"})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "said"),
+    [
+        (409, {"detail": "cancel: archive-dataset/x: too late, already archived"}, 1, "too late, already archived"),
+        (422, {"detail": [{"loc": ["body"], "msg": "the dataset id climbs", "type": "v"}]}, 1, "the dataset id climbs"),
+        (404, {"detail": "no workflow is known"}, 1, "does not know it"),
+        (401, {"detail": "wrong"}, 3, "OPERATOR_USERNAME"),
+        (500, {"code": "TemporalUnavailable"}, 3, "500"),
+    ],
+)
+def test_why_a_verb_was_refused_is_said_and_is_the_exit_code(
+    world: World, status: int, body: dict[str, Any], code: int, said: str
+) -> None:
+    world.archiver["POST datasets/cancel"] = (status, body)
+
+    result = run("cancel", PID)
+
+    assert result.exit_code == code
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_operator_needs_no_account_but_the_apis(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SCICAT_ENDPOINT", "S3_ENDPOINT"):
+        monkeypatch.delenv(name)
+    world.archiver["POST datasets/pause"] = steered("pause", f"archive-dataset/{PID}")
+
+    assert run("pause", PID).exit_code == 0
+    operator = {"API_ENDPOINT": "x", "OPERATOR_USERNAME": "o", "OPERATOR_PASSWORD": "p", "JOB_ENDPOINT_USERNAME": "s"}
+    found = connect(operator, None, services=["API_ENDPOINT"])
+    assert (found.api_user, found.api_password) == ("o", "p")
+
+
+def test_jobs_are_listed_in_lines_page_by_page(world: World) -> None:
+    def job(number: int, **more: Any) -> dict[str, Any]:
+        named = {"id": f"id-{number}", "type": "archive", "phase": "parked", "started": "2026-01-02"}
+        return {**named, "workflow_id": f"job/id-{number}", "run_id": "r", **more}
+
+    ended = job(2, phase="done", outcome="finishedUnsuccessful", owner_group="group1")
+    world.archiver["jobs"] = [{"jobs": [job(1)], "next_page": "more"}, {"jobs": [ended], "next_page": ""}]
+
+    result = run("jobs", "--phase", "parked", "--owner", "group1", "--outcome", "inProgress", "--running")
+
+    assert result.exit_code == 0, result.output
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["id-1", "archive", "parked", "-", "2026-01-02"],
+        ["id-2", "archive", "finishedUnsuccessful", "group1", "2026-01-02"],
+    ]
+    [first, second] = [dict(parse_qsl(query)) for _, query in world.told]
+    filters = {"phase": "parked", "owner": "group1", "outcome": "inProgress", "running": "true"}
+    assert (first, second) == (filters | {"limit": "50"}, filters | {"limit": "49", "page": "more"})
+    assert json.loads(run("jobs", "--json").stdout)["jobs"][0]["outcome"] == "finishedUnsuccessful"
+    assert run("jobs", "--phase", "levitating").exit_code == 2
 
 
 # --- showing --------------------------------------------------------------------------------------------------------
