@@ -39,13 +39,14 @@ VARIABLES = {
 
 OTHER_CAPITALS = {"LC_ALL", "MOCK_LTS", "MOCK_SCICAT", "USE_EXISTING"}
 
-BUILT_IN_ATTRIBUTES = {"ExecutionStatus"}
+BUILT_IN_ATTRIBUTES = {"ExecutionStatus", "WorkflowType"}
 VISIBLE = {
     "Phase": set(Phase),
     "Outcome": set(Outcome),
     "ExecutionStatus": {"Running", "Completed", "Failed", "Canceled", "Terminated"},
+    "WorkflowType": {"ArchiveJob", "RetrieveJob", "ArchiveDataset", "RetrieveDataset"},
 }
-TEMPORAL_COMMANDS = {"cancel", "count", "describe", "list", "query", "result", "show", "signal"}
+TEMPORAL_COMMANDS = {"cancel", "count", "describe", "list", "metadata", "query", "result", "show", "signal"}
 WORKFLOWS = {"job": JobWorkflow, "archive-dataset": DatasetWorkflow, "retrieve-dataset": DatasetWorkflow}
 
 
@@ -154,7 +155,7 @@ def test_temporal_commands_can_be_understood(page: Path) -> None:
         if "--workflow-id" in given and "…" not in given["--workflow-id"]:
             kind = given["--workflow-id"].partition("/")[0]
             if command in ("query", "signal"):
-                assert has_handler(WORKFLOWS[kind], command, given["--name"]), words
+                assert has_handler(WORKFLOWS[kind], command, given.get("--name") or given["--type"]), words
 
 
 def check_query(query: str) -> None:
