@@ -142,8 +142,11 @@ class JobProgress(_Progress):
 
 
 def dataset_details(shown: DatasetProgress) -> str:
-    """The same in Markdown, for Temporal's web page: short, since the workflow keeps it in its memory."""
-    lines = [f"**{_spaced(shown.phase)}** since {shown.since}"]
+    """The same in Markdown, for Temporal's web page: short, since the workflow keeps it in its memory.
+
+    It begins with a title, since a run that follows another has lost the summary that the first was started with.
+    """
+    lines = [f"{shown.kind} of `{shown.pid}`", f"**{_spaced(shown.phase)}** since {shown.since}"]
     lines += [f"waits for: {shown.waiting_for}"] if shown.waiting_for else []
     lines += [f"paused by {shown.paused_by}"] if shown.paused_by else []
     lines += [f"cancelled: {shown.cancelled_by}"] if shown.cancelled_by else []
@@ -157,7 +160,7 @@ def dataset_details(shown: DatasetProgress) -> str:
 
 def job_details(shown: JobProgress) -> str:
     """A job in Markdown."""
-    lines = [f"**{_spaced(shown.phase)}** {shown.status}".rstrip()]
+    lines = [f"{shown.type} job `{shown.id}`", f"**{_spaced(shown.phase)}** {shown.status}".rstrip()]
     counts = {"open": shown.datasets_open, "parked": shown.datasets_parked, **dict(sorted(shown.outcomes.items()))}
     if shown.datasets_total:
         told = ", ".join(f"{count} {_spaced(what)}" for what, count in counts.items() if count)

@@ -105,6 +105,7 @@ def test_the_details_name_the_phase_the_datablocks_and_the_reason() -> None:
     )
     text = dataset_details(waiting)
     assert text.splitlines() == [
+        "- archive of `p`",
         "- **waiting tape** since 2026-01-02",
         "- waits for: a drive",
         "- 3 datablocks: 1 on tape, 2 waiting tape",
@@ -119,9 +120,10 @@ def test_the_details_name_the_phase_the_datablocks_and_the_reason() -> None:
         datasets=[{"pid": f"p/{n}", "phase": "parked", "message": "why"} for n in range(20)],
     )
     lines = job_details(many).splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
+        "- archive job `1`",
         "- **parked** inProgress",
         "- 30 datasets: 20 open, 1 parked, 10 archived",
         "- `p/0` parked: why",
     ]
-    assert len(lines) == 12
+    assert len(lines) == 13
