@@ -28,6 +28,7 @@ from domain.message import Message
 from domain.orders import DatasetOrder, FilesOf, JobOrder, Subscriber
 from domain.outcome import DatasetOutcome
 from domain.pid import check_pid
+from domain.priority import fairness_key, urgency_of
 
 BATCH = 50
 """Datasets that one activity joins."""
@@ -40,6 +41,8 @@ class JoinDatasets(Message):
     first: int
     last: int
     windowed: bool
+    owner_group: str = ""
+    """Of the job, where SciCat says it."""
 
 
 class Refused(Message):
@@ -105,7 +108,7 @@ class JoiningActivities:
                 refused.append(Refused(n=n, outcome=outcome))
                 return
             subscriber = Subscriber(job_id=order.job_id, n=n, windowed=request.windowed)
-            await self._join(order, pid, subscriber, single_files=bool(files))
+            await self._join(request, pid, subscriber, single_files=bool(files))
 
         await asyncio.gather(*(join(request.first + i, str(e["pid"]), len(e["files"])) for i, e in enumerate(entries)))
         return JoinedDatasets(
@@ -114,7 +117,8 @@ class JoiningActivities:
             refused=tuple(refused),
         )
 
-    async def _join(self, order: JobOrder, pid: str, subscriber: Subscriber, *, single_files: bool) -> None:
+    async def _join(self, request: JoinDatasets, pid: str, subscriber: Subscriber, *, single_files: bool) -> None:
+        order = request.order
         archive = order.type is JobType.ARCHIVE
         await self._client.start_workflow(
             "ArchiveDataset" if archive else "RetrieveDataset",
@@ -138,7 +142,7 @@ class JoiningActivities:
                 "Signals: `pause`, `resume`, `retry` and `give_up` (while parked), `recall_ready`. "
                 "Cancel ends it for all of its jobs. Do not terminate: nothing would be undone."
             ),
-            priority=Priority(priority_key=3),
+            priority=Priority(priority_key=urgency_of(order.type), fairness_key=fairness_key(request.owner_group)),
             search_attributes=TypedSearchAttributes(
                 [
                     SearchAttributePair(SearchAttributeKey.for_keyword("DatasetPid"), pid),

@@ -23,6 +23,7 @@ from temporalio.client import (
     WorkflowQueryRejectedError,
 )
 from temporalio.common import (
+    Priority,
     SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDConflictPolicy,
@@ -44,6 +45,7 @@ from api.describing import (
 from domain import names
 from domain.lifecycle import JobType, Phase
 from domain.orders import JobOrder
+from domain.priority import urgency_of
 from domain.progress import DatasetProgress, JobProgress
 from domain.steering import JobList, JobSummary, Steered, Verb, dataset_refusal, job_refusal
 from workflows import queues, search_attributes
@@ -111,6 +113,8 @@ class Gateway:
                     "Signals: `pause` and `resume`, for all of its datasets. "
                     "Cancel ends the datasets that no other job waits for."
                 ),
+                # Whose job it is, is not known before it is read.
+                priority=Priority(priority_key=urgency_of(order.type)),
                 search_attributes=TypedSearchAttributes(
                     [
                         SearchAttributePair(search_attributes.SCICAT_JOB_ID, [order.job_id]),

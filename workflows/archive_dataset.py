@@ -135,7 +135,8 @@ class ArchiveDataset(DatasetWorkflow):
                 summary="what stands already",
                 brief=True,
             )
-        attributes.upsert(attributes.OWNER_GROUP.value_set(self._looked.owner_group))
+        self.owner_group = self._looked.owner_group
+        attributes.upsert(attributes.OWNER_GROUP.value_set(self.owner_group))
         return self._looked
 
     async def _plan(self, looked: Looked) -> PlannedDataset:

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeUpdate
+from temporalio.common import Priority, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 from temporalio.workflow import ActivityConfig, LocalActivityConfig
 
+from workflows import queues
 from workflows.awaiting import ended, signal_each, undisturbed, unless
 
 with workflow.unsafe.imports_passed_through():
@@ -26,6 +27,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.message import Message
     from domain.orders import DatasetOrder, Subscriber
     from domain.outcome import DatasetOutcome, bounded
+    from domain.priority import Urgency, fairness_key
     from domain.progress import SHOWN, BlockProgress, DatasetProgress, dataset_details
     from workflows import search_attributes as attributes
     from workflows.carried import Carried
@@ -61,6 +63,7 @@ class DatasetWorkflow:
     """Base of `ArchiveDataset` and `RetrieveDataset`."""
 
     kind = ""
+    urgency = Urgency.ARCHIVE
 
     def __init__(self, order: DatasetOrder, carried: Carried) -> None:
         self.order = order
@@ -71,6 +74,8 @@ class DatasetWorkflow:
         """Cancelled because every job left, not by a person."""
         self.blocks: dict[int, BlockProgress] = {}
         self.payload_bytes = 0
+        self.owner_group = ""
+        """As found by the look; until then the steps have the fairness key of the job that came first."""
         self.bytes_before = 0
         """Done by earlier runs of the same work."""
         self.subscribers: tuple[Subscriber, ...] = carried.subscribers
@@ -425,10 +430,15 @@ class DatasetWorkflow:
         if self.paused_by:
             await workflow.wait_condition(lambda: not self.paused_by)
 
-    @staticmethod
     def _start(
-        method: Callable[..., Awaitable[T]], argument: Message, config: ActivityConfig
+        self, method: Callable[..., Awaitable[T]], argument: Message, config: ActivityConfig
     ) -> workflow.ActivityHandle[T]:
+        reads = config.get("task_queue") == queues.RETRIEVAL
+        priority = Priority(
+            priority_key=Urgency.RETRIEVE if reads else self.urgency,
+            fairness_key=fairness_key(self.owner_group),
+        )
+        config = config | ActivityConfig(priority=priority)
         # The SDK's overloads want the class of the method's `self`, which is not known here.
         return workflow.start_activity_method(
             cast("Callable[[Any, Message], Awaitable[T]]", method), argument, **config

@@ -6,6 +6,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from temporalio import workflow
+from temporalio.common import Priority
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityConfig
 
@@ -20,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.message import Message
     from domain.orders import JobOrder, Subscriber
     from domain.outcome import DatasetOutcome
+    from domain.priority import fairness_key, urgency_of
     from domain.progress import DETAILED, SHOWN, JobDatasetProgress, JobProgress, job_details
     from workflows import search_attributes as attributes
     from workflows.carried import CarriedJob, JobState
@@ -194,7 +196,11 @@ class JobWorkflow:
     def _start(
         self, method: Callable[[Any, M], Awaitable[T]], argument: M, *, summary: str = ""
     ) -> workflow.ActivityHandle[T]:
-        config = self._policies.endless() | ActivityConfig(summary=summary or None)
+        priority = Priority(
+            priority_key=urgency_of(self._order.type),
+            fairness_key=fairness_key(self._opened.owner_group if self._opened else ""),
+        )
+        config = self._policies.endless() | ActivityConfig(summary=summary or None, priority=priority)
         return workflow.start_activity_method(method, argument, **config)
 
     async def _take_up(self) -> OpenedJob:
@@ -251,6 +257,7 @@ class JobWorkflow:
                 first=first,
                 last=last,
                 windowed=opened.datasets > self._order.limits.window,
+                owner_group=opened.owner_group,
             ),
             summary=f"join datasets {first + 1} to {last}",
         )

@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.bitmap import Bitmap
     from domain.lifecycle import Outcome, Phase, RetrieveMoment
     from domain.outcome import DatasetOutcome, bounded
+    from domain.priority import Urgency
     from domain.progress import BlockProgress
     from workflows import queues
     from workflows import search_attributes as attributes
@@ -49,6 +50,7 @@ class RetrieveDataset(DatasetWorkflow):
     """
 
     kind = "retrieve"
+    urgency = Urgency.RETRIEVE
 
     @workflow.init
     def __init__(self, order: RetrieveOrder) -> None:
@@ -121,7 +123,7 @@ class RetrieveDataset(DatasetWorkflow):
         attributes.upsert(
             attributes.OWNER_GROUP.value_set(looked.owner_group), attributes.TOTAL_BYTES.value_set(looked.total_bytes)
         )
-        self.payload_bytes = looked.total_bytes
+        self.owner_group, self.payload_bytes = looked.owner_group, looked.total_bytes
         there = "intact" if self._looked is None else "delivered"
         for position in range(looked.blocks):
             state = "recalling" if position in self._open else "missing" if position in self._lost else there

@@ -184,12 +184,13 @@ class World:
         self.held[pid] = Held(**held)
         return self.held[pid]
 
-    def job(self, job_id: str, *pids: str, kind: str = "archive") -> FakeJob:
-        """A job in SciCat; datasets that are new to it are made."""
+    def job(self, job_id: str, *pids: str, kind: str = "archive", group: str = "group1") -> FakeJob:
+        """A job in SciCat; datasets that are new to it are made, for the group."""
         for pid in pids:
             if pid not in self.catalogue.known:
                 self.dataset(pid)
-        self.catalogue.jobs[job_id] = FakeJob(kind, tuple(JobDataset(pid) for pid in pids))
+                self.catalogue.known[pid].owner_group = group
+        self.catalogue.jobs[job_id] = FakeJob(kind, tuple(JobDataset(pid) for pid in pids), owner_group=group)
         return self.catalogue.jobs[job_id]
 
     def fail(self, step: str, kind: str = "TapeUnavailable", *, times: int = ALWAYS, final: bool = False) -> None:
@@ -347,7 +348,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
             held = world.held[order.pid]
             life = await world.catalogue.lifecycle(order.pid)
             return Looked(
-                owner_group="group1",
+                owner_group=world.catalogue.known[order.pid].owner_group,
                 found=FoundLifecycle(
                     archivable=life.archivable, retrievable=life.retrievable, archive_status=life.archive_status
                 ),
@@ -505,7 +506,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
         async with world.call("look_retrieval", order):
             held = world.held[order.pid]
             return LookedRetrieval(
-                owner_group="group1",
+                owner_group=world.catalogue.known[order.pid].owner_group,
                 blocks_key=order.pid,
                 blocks=held.blocks,
                 total_bytes=held.blocks * TAR_BYTES,

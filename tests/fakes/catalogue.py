@@ -35,6 +35,8 @@ class FakeJob:
 
     type: str
     datasets: tuple[JobDataset, ...]
+    owner_group: str = "group1"
+    """Empty as of v3, which does not say."""
     status: str = "jobSubmitted"
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
     history: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
@@ -68,7 +70,7 @@ class FakeCatalogue(Catalogue):
         if job_id not in self.jobs:
             raise UnknownJob(job_id)
         job = self.jobs[job_id]
-        return Job(job_id, job.type, job.status, job.datasets, "group1", "alice", job.result)
+        return Job(job_id, job.type, job.status, job.datasets, job.owner_group, "alice", job.result)
 
     async def patch_job(self, job_id: str, status: str, message: str, result: Mapping[str, Any] | None = None) -> None:
         """Set a job's status."""

@@ -6,7 +6,7 @@ fails the test in which it ran.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -230,8 +230,10 @@ class Dataset:
 
 
 @asynccontextmanager
-async def on_stage(client: Client, timing: Timing, limits: Limits | None = None) -> AsyncGenerator[Stage]:
-    """A worker on all queues; on leaving, every history is replayed."""
+async def on_stage(
+    client: Client, timing: Timing, limits: Limits | None = None, slots: Mapping[str, int] | None = None
+) -> AsyncGenerator[Stage]:
+    """A worker on all queues, with so many slots where it is said; on leaving, every history is replayed."""
     world = World(client)
     stage = Stage(client, world, timing, limits or Limits())
     complaints = _Complaints()
@@ -244,6 +246,7 @@ async def on_stage(client: Client, timing: Timing, limits: Limits | None = None)
             workflows=WORKFLOWS if queue == queues.CONTROL else (),
             activities=steps,
             interceptors=[Bounding()],
+            max_concurrent_activities=(slots or {}).get(queue),
             max_heartbeat_throttle_interval=timedelta(milliseconds=20),
             default_heartbeat_throttle_interval=timedelta(milliseconds=20),
         )
