@@ -15,8 +15,9 @@ import stat
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -287,24 +288,43 @@ class FilesystemStore:
 
     # --- Listable, Space ----------------------------------------------------------------------------------------------
 
-    async def list(self, prefix: str) -> dict[str, int]:
+    async def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> dict[str, int]:
         """Walk the folder; links are neither listed nor followed."""
-        return await self._call(self._list, prefix)
+        return await self._call(self._list, prefix, after, limit)
 
-    def _list(self, prefix: str) -> dict[str, int]:
+    def _list(self, prefix: str, after: str, limit: int | None) -> dict[str, int]:
         top = prefix.strip("/")
         parts = _parts(top) if top else []
-        found: dict[str, int] = {}
-        with self._failing(f"listing {prefix!r}"), suppress(FileAbsent), self._folder(parts) as folder:
-            for place, folders, files, inner in os.fwalk(".", dir_fd=folder, onerror=_raise):
-                if place == "." and not parts:
-                    folders[:] = [name for name in folders if name != UPLOADS]
-                for name in files:
-                    with suppress(FileNotFoundError):
-                        one = os.stat(name, dir_fd=inner, follow_symlinks=False)
-                        if stat.S_ISREG(one.st_mode):
-                            found["/".join([*parts, *place.split("/")[1:], name])] = one.st_size
-        return found
+        place = f"{top}/" if top else ""
+        with (
+            self._failing(f"listing {prefix!r}"),
+            suppress(FileAbsent),
+            self._folder(parts) as folder,
+            closing(self._walk(folder, place, after)) as found,
+        ):
+            return dict(islice(found, limit))
+        return {}
+
+    def _walk(self, folder: int, place: str, after: str) -> Generator[tuple[str, int]]:
+        """Path and size of every file in the open folder `place` and below, by path."""
+        children: list[str] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if place or entry.name != UPLOADS:
+                        children.append(f"{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    children.append(entry.name)
+        for name in sorted(children):
+            path = place + name
+            # Others may delete meanwhile.
+            with suppress(FileNotFoundError):
+                if not name.endswith("/"):
+                    if path > after:
+                        yield path, os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+                elif path > after or after.startswith(path):
+                    with _closing(os.open(name.rstrip("/"), _FOLDER, dir_fd=folder)) as below:
+                        yield from self._walk(below, path, after)
 
     async def space(self) -> SpaceReport:
         """Of the whole file system, as statvfs has it."""
@@ -509,10 +529,6 @@ def _closing(file: int) -> Generator[int]:
             os.close(file)
         raise
     os.close(file)
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def _refuse(what: str, error: OSError) -> NoReturn:

@@ -9,7 +9,8 @@ import json
 import re
 import ssl
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -307,26 +308,37 @@ class HttpLongTermStore:
 
     # --- Listable, Space ----------------------------------------------------------------------------------------------
 
-    async def list(self, prefix: str) -> dict[str, int]:
-        """PROPFIND folder by folder, since servers refuse `Depth: infinity`."""
+    async def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> dict[str, int]:
+        """PROPFIND folder by folder, since servers refuse `Depth: infinity`; the largest folder is in memory."""
         found: dict[str, int] = {}
-        root = self._files + "/"
-        seen: set[str] = set()
-        waiting = [prefix.strip("/")]
-        while waiting:
-            folder = waiting.pop()
-            if folder in seen:
-                continue
-            seen.add(folder)
-            for href, properties in await self._propfind(folder, "1", ("resourcetype", "getcontentlength")):
-                if not href.startswith(root):
-                    continue
-                path = href.removeprefix(root).rstrip("/")
-                if properties.find(f"{_DAV}resourcetype/{_DAV}collection") is not None:
-                    waiting.append(path)
-                elif path.startswith(prefix):
-                    found[path] = _count(properties.findtext(f"{_DAV}getcontentlength"), f"listing {prefix!r}")
+        if limit == 0:
+            return found
+        async with aclosing(self._walk(prefix.strip("/"), after)) as walk:
+            async for path, size in walk:
+                if path.startswith(prefix):
+                    found[path] = size
+                    if len(found) == limit:
+                        break
         return found
+
+    async def _walk(self, folder: str, after: str) -> AsyncGenerator[tuple[str, int]]:
+        """Path and size of every file below the folder, by path. A folder sorts by its name and a slash."""
+        root = self._files + "/"
+        children: dict[str, ET.Element] = {}
+        for href, properties in await self._propfind(folder, "1", ("resourcetype", "getcontentlength")):
+            path = href.removeprefix(root).rstrip("/")
+            is_folder = properties.find(f"{_DAV}resourcetype/{_DAV}collection") is not None
+            # Only what lies below: no server leads us back up, or in circles.
+            if href.startswith(root) and path.startswith(f"{folder}/" if folder else "") and path != folder:
+                children[f"{path}/" if is_folder else path] = properties
+        for path in sorted(children):
+            if not path.endswith("/"):
+                if path > after:
+                    size = children[path].findtext(f"{_DAV}getcontentlength")
+                    yield path, _count(size, f"listing {folder!r}")
+            elif path > after or after.startswith(path):
+                async for below in self._walk(path.rstrip("/"), after):
+                    yield below
 
     async def space(self) -> SpaceReport:
         """PROPFIND the quota properties of RFC 4331."""

@@ -214,8 +214,14 @@ class NearlineStore(Protocol):
 class Listable(Protocol):
     """A store that can name its files."""
 
-    async def list(self, prefix: str) -> dict[str, int]:
-        """Path → size in bytes of every complete file below the folder `prefix`."""
+    async def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> dict[str, int]:
+        """Path → size in bytes of complete files below the folder `prefix`, in the order of their paths.
+
+        Args:
+            prefix: the folder.
+            after: only files whose paths sort behind this one; folders that have none are not opened.
+            limit: at most so many. Whoever wants all of a large store asks again, after the last one.
+        """
         ...
 
 

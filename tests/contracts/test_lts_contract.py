@@ -367,6 +367,23 @@ async def test_two_writers_of_the_same_bytes_do_no_harm(library: Library) -> Non
     assert await store.list(library.folder) == {path: 20}
 
 
+async def test_a_large_store_is_listed_a_few_files_at_a_time(library: Library) -> None:
+    """In the order of whole paths: a folder's files come where its name and a slash sort."""
+    paths = sorted(
+        library.path(name) for name in ("a-1.tar", "a/1.tar", "a/b/2.tar", "a/z.tar", "a.tar", "b/3.tar", "é")
+    )
+    for path in reversed(paths):
+        await library.put(path, b"x")
+    found: list[str] = []
+    while page := await library.store.list(library.folder, after=found[-1] if found else "", limit=2):
+        assert len(page) <= 2
+        found += page
+    assert found == paths
+    assert [*await library.store.list(library.folder)] == paths
+    behind = library.path("a/") + chr(0x10FFFF)
+    assert [*await library.store.list(library.folder, after=behind)] == [path for path in paths if path > behind]
+
+
 async def test_a_chunk_of_full_size_passes(library: Library) -> None:
     data = bytes(range(256)) * (16 * 4 * KIB)
     await library.put(library.path(), data, chunk=len(data))

@@ -243,11 +243,12 @@ class FakeLongTermStore:
         with self._called("space"):
             return SpaceReport(max(0, self.capacity_bytes - self._used()), self._used())
 
-    async def list(self, prefix: str) -> dict[str, int]:
-        """Files below a folder."""
+    async def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> dict[str, int]:
+        """Files below a folder, by path."""
         with self._called("list"):
             folder = prefix.rstrip("/") + "/" if prefix else ""
-            return {path: len(file.bytes_) for path, file in self.files.items() if path.startswith(folder)}
+            paths = sorted(path for path in self.files if path.startswith(folder) and path > after)
+            return {path: len(self.files[path].bytes_) for path in paths[:limit]}
 
     def _called(self, method: str) -> RLock:
         """Count the call, raise what was ordered, and hand out the lock."""
