@@ -11,6 +11,9 @@ from domain.pid import flat
 
 _DATASETS = "openem-network/datasets"
 
+ALL_DATASETS = f"{_DATASETS}/"
+"""Folder of all that is ours on the LTS."""
+
 REBUILT = "rebuilt"
 """Stands for the plan digest in the keys of manifests that were made anew from the tar: the plan is lost."""
 
@@ -96,9 +99,19 @@ def journal_key(pid: str, plan_digest: str, stem: str, first_chunk: int) -> str:
     return f"{journal_prefix(pid, plan_digest, stem)}journal-{first_chunk:06d}.jsonl"
 
 
-def retrieved_key(archive_id: str) -> str:
-    """Record of a datablock in the retrieval bucket: its composite digest and how long it is kept."""
-    return f"retrieved/{archive_id}.json"
+def dataset_of(path: str) -> str:
+    """The dataset that a path on the LTS or a key in the landing zone or retrieval bucket belongs to; else empty."""
+    found = re.fullmatch(rf"{_DATASETS}/(.+?)/(?:raw_files|datablocks|restored)/.+", path, re.DOTALL)
+    return found[1] if found else ""
+
+
+RETRIEVED = "retrieved/"
+"""Folder of the records of the retrieval bucket."""
+
+
+def retrieved_key(key: str) -> str:
+    """Record of an object in the retrieval bucket: its composite digest and how long it is kept."""
+    return f"{RETRIEVED}{key}.json"
 
 
 def restored_key(pid: str, path: str) -> str:
@@ -124,6 +137,27 @@ def job_datasets_key(job_id: str) -> str:
 def restore_list_key(job_id: str, n: int) -> str:
     """The datablocks and files that the job's n-th dataset restores."""
     return f"{job_prefix(job_id)}restore-{n}.json"
+
+
+REPORTS = "reports/consistency/"
+"""Folder of the reports on what does not match between the stores."""
+
+LATEST_REPORT = f"{REPORTS}latest.json"
+
+
+def report_key(name: str) -> str:
+    """A finished report, by the time at which it was begun."""
+    return f"{REPORTS}{name}.json"
+
+
+def report_page_key(name: str, page: int) -> str:
+    """A part of a report that is being made."""
+    return f"{report_pages_prefix(name)}{page:06d}.json"
+
+
+def report_pages_prefix(name: str) -> str:
+    """Folder of a report's parts."""
+    return f"{REPORTS}{name}/"
 
 
 def outcome_key(job_id: str, n: int) -> str:
