@@ -11,6 +11,7 @@ The catalogue's traps that shape this client (observed on the real backend):
 
 import asyncio
 import contextlib
+import json
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -33,6 +34,9 @@ from domain.errors import (
     UnknownJob,
 )
 from domain.files import RegisteredFile
+
+_ALL = 1_000_000
+"""More datablocks than any dataset has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,14 @@ class Datablock:
     version: str
     checksum_algorithm: str
     files: tuple[RegisteredFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEntry:
+    """One registered datablock without its files."""
+
+    archive_id: str
+    packed_size: int
 
 
 class Catalogue:
@@ -285,6 +297,35 @@ class Catalogue:
                 await self._of_dataset(
                     "deleting a datablock of", "DELETE", pid, f"/datablocks/{quote(datablock_id, safe='')}"
                 )
+
+    async def datasets_with_blocks(self, after: str, limit: int) -> list[str]:
+        """The next ids of datasets that have datablocks, sorted, behind `after`; empty when there are no more.
+
+        One page of at most `limit` datablocks is read, so there may be fewer datasets. A dataset need not exist any
+        more: its datablocks may.
+        """
+        where = {"datasetId": {"$gt": after}}
+        found = await self._find_blocks(where, ("datasetId",), {"limit": limit, "order": "datasetId:asc"})
+        return list(dict.fromkeys(_text(block, "datasetId") for block in found))
+
+    async def block_entries(self, pid: str) -> list[BlockEntry]:
+        """All registered datablocks of a dataset, which may be gone itself, without their files."""
+        # Without a limit the backend gives no more than 100 (4.27, code).
+        found = await self._find_blocks({"datasetId": pid}, ("archiveId", "packedSize"), {"limit": _ALL})
+        return [BlockEntry(_text(block, "archiveId"), _number(block, "packedSize")) for block in found]
+
+    async def is_archive_id(self, archive_id: str) -> bool:
+        """Whether any dataset has a datablock of this name."""
+        return bool(await self._find_blocks({"archiveId": archive_id}, ("archiveId",), {"limit": 1}))
+
+    async def _find_blocks(
+        self, where: Mapping[str, Any], fields: Sequence[str], limits: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """By a filter over all of the catalogue; an account of DELETE_GROUPS sees everything there."""
+        what = "looking for datablocks"
+        query = json.dumps({"where": where, "fields": list(fields), "limits": limits})
+        answer = await self._ask(what, "GET", f"{self._api}/datablocks?filter={quote(query, safe='')}")
+        return _mappings(self._json(answer, what))
 
     async def _datablocks(self, pid: str) -> list[Datablock]:
         found = await self._of_dataset("reading the datablocks of", "GET", pid, "/datablocks")

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from clients.scicat import Catalogue, JobDataset
+from clients.scicat import BlockEntry, Catalogue, JobDataset
 from domain.errors import (
     CatalogueUnavailable,
     JobRefused,
@@ -257,6 +257,24 @@ async def test_a_datablock_is_registered_once(catalogue: Catalogue, users: Users
     for _ in range(2):
         await catalogue.delete_datablock(pid, block.id)
     assert await catalogue.datablocks(pid) == []
+
+
+async def test_datablocks_are_found_over_all_datasets_without_their_files(catalogue: Catalogue, users: Users) -> None:
+    pids = sorted(users.dataset() for _ in range(3))
+    for n, pid in reversed([*enumerate(pids)]):
+        for block in range(n):
+            await catalogue.add_datablock(pid, archive_id=f"{pid}/{block}.tar", **BLOCK)
+    found: list[str] = []
+    while page := await catalogue.datasets_with_blocks(found[-1] if found else "", limit=1):
+        found += page
+    assert found == sorted(found)
+    assert [pid for pid in found if pid in pids] == pids[1:]
+    assert set(await catalogue.datasets_with_blocks("", limit=10_000)) == set(found)
+    assert await catalogue.datasets_with_blocks(found[-1], limit=10) == []
+    assert await catalogue.block_entries(pids[0]) == []
+    assert await catalogue.block_entries(pids[2]) == [BlockEntry(f"{pids[2]}/{n}.tar", 2048) for n in range(2)]
+    assert await catalogue.is_archive_id(f"{pids[2]}/1.tar")
+    assert not await catalogue.is_archive_id(f"{pids[2]}/2.tar")
 
 
 async def test_calls_of_one_dataset_come_one_after_another(catalogue: Catalogue, users: Users) -> None:
