@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
 
+from activities.retrieval_bucket import RetrievalBucket
 from clients.s3 import ObjectStore
 from clients.scicat import Catalogue
 from clients.state import Retrieved, State, StateLost
@@ -51,9 +53,17 @@ class ReportingActivities:
     """Holds the catalogue, the state bucket and the account that signs download links."""
 
     def __init__(
-        self, *, catalogue: Catalogue, links: ObjectStore, retrieval_bucket: str, state: State, link_lifetime_s: int
+        self,
+        *,
+        catalogue: Catalogue,
+        links: ObjectStore,
+        retrieval_bucket: str,
+        retention: timedelta,
+        state: State,
+        link_lifetime_s: int,
     ) -> None:
         self._catalogue, self._links, self._bucket = catalogue, links, retrieval_bucket
+        self._promises = RetrievalBucket(objects=links, bucket=retrieval_bucket, state=state, retention=retention)
         self._state, self._lifetime_s = state, link_lifetime_s
 
     @activity.defn
@@ -155,7 +165,8 @@ class ReportingActivities:
         return restored
 
     async def _record(self, key: str) -> Retrieved:
-        record = await self._state.retrieved(key)
+        # Before the link is made, so that no link outlives what it leads to.
+        record = await self._promises.promised(key)
         if record is None:
             raise StateLost(f"the record of {key} is gone from the state bucket; retrieve the dataset again")
         return record

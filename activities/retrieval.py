@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 
 from activities.copying import Buffers, Part, deliver_tar
 from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread, not_yet
 from activities.retrieval_bucket import RetrievalBucket
+from activities.running import is_running
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
@@ -162,7 +162,7 @@ class RetrievalActivities:
         blocks = await self._catalogue.datablocks(order.pid)
         index = await self._state.index(order.pid)
         plans = {index.manifests.get(stem_of(block.archive_id), "") for block in blocks}
-        if not plans & index.committed and await self._archive_runs(order.pid):
+        if not plans & index.committed and await is_running(self._client, names.archive_workflow(order.pid)):
             raise BeingArchived(f"dataset {order.pid} is being archived; retrieve it when that has finished")
         if not life.retrievable or not blocks:
             raise NotArchived(f"dataset {order.pid} is not marked retrievable or has no datablocks")
@@ -215,15 +215,6 @@ class RetrievalActivities:
             total_bytes=total,
             missing=Bitmap.of(range(len(entries))),
         )
-
-    async def _archive_runs(self, pid: str) -> bool:
-        try:
-            description = await self._client.get_workflow_handle(names.archive_workflow(pid)).describe()
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return False
-            raise
-        return description.status is WorkflowExecutionStatus.RUNNING
 
     @staticmethod
     def _entry(pid: str, block: Datablock, index: StateIndex) -> dict[str, Any]:
@@ -299,8 +290,10 @@ class RetrievalActivities:
         try:
             known = await self._manifests.digests(entry, order.position + 1)
             size, chunk_bytes, digests = known.tar_bytes, known.chunk_bytes, list(known.chunks)
+            # Asked before the record is written anew, which would hide that its time was over.
+            there = await self._delivered.intact(archive_id)
             await self._delivered.expect(entry["pid"], archive_id, size, chunk_bytes, digests, bagged=entry["bagged"])
-            if not await self._delivered.intact(archive_id):
+            if not (there and await self._delivered.intact(archive_id)):
                 await self._deliver(archive_id, order.position, size, chunk_bytes, digests)
         except Nearline:
             return CopiedBlock(nearline=True)

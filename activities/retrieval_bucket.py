@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from clients.s3 import ObjectStore, Part
 from clients.state import Retrieved, State
 from domain.checksum import composite
+from domain.retention import is_worth_renewing, may_be_renewed
 
 
 class RetrievalBucket:
@@ -40,14 +41,29 @@ class RetrievalBucket:
         )
 
     async def intact(self, key: str) -> bool:
-        """Whether the object lies there with the digest that is on record for it; if so it is kept for longer."""
+        """Whether the object lies there with the digest that is on record for it; if so it is kept for longer.
+
+        One whose time is over does not count: the sweep may be about to remove it.
+        """
         record = await self._state.retrieved(key)
-        if record is None:
+        now = datetime.now(UTC)
+        if record is None or not may_be_renewed(record.keep_until, now):
             return False
         # The retention is renewed before the look: the sweep reads the record again just before it deletes.
-        await self._state.put_retrieved(record.model_copy(update={"keep_until": datetime.now(UTC) + self._retention}))
+        await self._state.put_retrieved(record.model_copy(update={"keep_until": now + self._retention}))
         head = await self._objects.head(self._bucket, key)
         return head is not None and head.size == record.size and head.composite_sha256 == record.composite
+
+    async def promised(self, key: str) -> Retrieved | None:
+        """The record of an object to which a link is given out now: its time begins anew.
+
+        Even if it was over: nothing is removed that a running job has yet to give out.
+        """
+        record = await self._state.retrieved(key)
+        keep_until = datetime.now(UTC) + self._retention
+        if record is not None and is_worth_renewing(record.keep_until, keep_until):
+            await self._state.put_retrieved(record.model_copy(update={"keep_until": keep_until}))
+        return record
 
     async def upload(self, key: str) -> tuple[str, dict[int, Part]]:
         """The upload that an earlier attempt left, and its parts, or a new one; those of no use are aborted."""

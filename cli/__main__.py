@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import client, datablock, demo, local, services, steering
+from cli import client, datablock, demo, local, orphans, services, steering
 
 app = typer.Typer(
     name="scopemarchiver",
@@ -15,6 +15,7 @@ services.register(app)
 local.register(app)
 client.register(app)
 steering.register(app)
+orphans.register(app)
 datablock.register(app)
 demo.register(app)
 

@@ -54,7 +54,7 @@ def worker(
 
 
 def set_up() -> None:
-    """Make what the service needs: buckets, search attributes, retention. May be repeated at any time."""
+    """Make what the service needs: buckets, search attributes, retention, schedules. May be repeated at any time."""
     # Temporal's client takes longer to load than all else together, and most commands need none.
     from cli.setup import prepare
 

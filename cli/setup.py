@@ -1,4 +1,4 @@
-"""What the service needs to find before it starts: buckets, Temporal's search attributes and retention.
+"""What the service needs to find before it starts: buckets, Temporal's search attributes, retention and Schedules.
 
 Everything here may be done again at any time: what is there already is left alone.
 """
@@ -11,6 +11,7 @@ from temporalio.api.namespace.v1 import NamespaceConfig
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
 from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.processes import StackError
@@ -71,14 +72,23 @@ async def prepare_buckets(settings: Settings) -> list[str]:
 
 
 async def prepare_temporal(settings: Settings) -> list[str]:
-    """Register our search attributes; keep closed workflows for 30 days where the server lets us say so.
+    """Register our search attributes, keep closed workflows for 30 days where the server lets us, make our Schedules.
 
     Raises:
         SetupError: Temporal refuses, or does not answer.
     """
+    # They bring the activities with them, and those the S3 client.
+    from cli.schedules import prepare_schedules
+
     try:
-        client = await Client.connect(settings.temporal_address, namespace=settings.temporal_namespace)
-        return await _add_search_attributes(client) + await _prolong_retention(client)
+        client = await Client.connect(
+            settings.temporal_address, namespace=settings.temporal_namespace, data_converter=pydantic_data_converter
+        )
+        return [
+            *await _add_search_attributes(client),
+            *await _prolong_retention(client),
+            *await prepare_schedules(client, settings),
+        ]
     except RPCError as error:
         raise SetupError(
             f"Temporal at {settings.temporal_address} refuses the namespace {settings.temporal_namespace} "

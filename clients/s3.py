@@ -200,11 +200,11 @@ class ObjectStore:
             )
         return None
 
-    async def list_objects(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """All current objects below the prefix, sorted by key, a page of 1,000 in memory at a time."""
+    async def list_objects(self, bucket: str, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Current objects below the prefix behind `after`, sorted by key, a page of 1,000 in memory at a time."""
         with _errors(f"listing {prefix!r} of bucket {bucket}"):
             pages = self._s3.get_paginator("list_objects_v2")
-            async for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            async for page in pages.paginate(Bucket=bucket, Prefix=prefix, StartAfter=after):
                 for item in page.get("Contents", ()):
                     yield ObjectInfo(
                         key=item.get("Key", ""),

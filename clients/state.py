@@ -132,13 +132,13 @@ class State:
 
     async def journal(self, pid: str, digest: str, stem: str) -> Journal:
         """What a running write has finished."""
-        keys = await self._keys(names.journal_prefix(pid, digest, stem))
+        keys = await self.keys(names.journal_prefix(pid, digest, stem))
         segments = [data for key in keys if (data := await self._get(key)) is not None]
         return load_journal(segments)
 
     async def drop_journal(self, pid: str, digest: str, stem: str) -> None:
         """Forget the journal of a finished or undone write."""
-        await self._objects.delete_objects(self._bucket, await self._keys(names.journal_prefix(pid, digest, stem)))
+        await self._objects.delete_objects(self._bucket, await self.keys(names.journal_prefix(pid, digest, stem)))
 
     async def mark_verified(self, pid: str, digest: str, stem: str) -> None:
         """Every byte of the datablock was read back and matched."""
@@ -173,6 +173,20 @@ class State:
         data = await self._get(names.retrieved_key(key))
         return None if data is None else Retrieved.model_validate_json(data)
 
+    async def retrieved_keys(self, after: str, limit: int) -> list[str]:
+        """Keys of the next objects of which there is a record, in the order of their records, behind `after`."""
+        keys: list[str] = []
+        start = names.retrieved_key(after) if after else ""
+        async for item in self._objects.list_objects(self._bucket, names.RETRIEVED, start):
+            keys.append(item.key.removeprefix(names.RETRIEVED).removesuffix(".json"))
+            if len(keys) == limit:
+                break
+        return keys
+
+    async def drop_retrieved(self, key: str) -> None:
+        """Forget an object that is no longer in the retrieval bucket."""
+        await self._objects.delete_objects(self._bucket, [names.retrieved_key(key)])
+
     async def put_json(self, key: str, value: object) -> None:
         """Keep a small record."""
         await self._put(key, json.dumps(value, ensure_ascii=False).encode())
@@ -181,6 +195,10 @@ class State:
         """A small record, None if there is none."""
         data = await self._get(key)
         return None if data is None else json.loads(data)
+
+    async def drop(self, keys: Iterable[str]) -> None:
+        """Forget these records; absent ones are fine."""
+        await self._objects.delete_objects(self._bucket, keys)
 
     async def get_list(self, key: str) -> list[Any]:
         """A small record that is a list; empty if there is none."""
@@ -202,7 +220,8 @@ class State:
 
         return await asyncio.gather(*(one(n) for n in positions))
 
-    async def _keys(self, prefix: str) -> Sequence[str]:
+    async def keys(self, prefix: str) -> Sequence[str]:
+        """All keys below a prefix, sorted; only for those that are few."""
         return [item.key async for item in self._objects.list_objects(self._bucket, prefix)]
 
     async def _put(self, key: str, data: bytes) -> None:

@@ -185,6 +185,17 @@ class Settings(BaseSettings):
     retrieval_retention_days: int = Field(
         default=14, ge=2, description="Days that retrieved datablocks are kept; at least S3_URL_EXPIRATION_DAYS + 1."
     )
+    expiry_interval_hours: Hours = Field(
+        default=1,
+        description="Hours between two sweeps of the retrieval bucket; takes effect by `scopemarchiver setup`.",
+    )
+    abandoned_upload_hours: Hours = Field(
+        default=24,
+        description="Age in hours at which an upload to the retrieval bucket that no retrieval fills is aborted.",
+    )
+    consistency_interval_hours: Hours = Field(
+        default=24, description="Hours between two consistency reports; takes effect by `scopemarchiver setup`."
+    )
     job_window: int = Field(default=200, ge=1, le=1000, description="Datasets of one job that are in work at once.")
     watch_interval_s: Seconds = Field(
         default=300, description="Time between two looks for datasets that vanished, in s."

@@ -38,6 +38,9 @@ QUICK = {
     "ARCHIVER_SECOND_LOOK_S": "0.2",
     "ARCHIVER_RETRY_INITIAL_S": "0.2",
     "WATCH_INTERVAL_S": "1",
+    # No schedule starts anything by itself in the middle of a test.
+    "EXPIRY_INTERVAL_HOURS": "1000000",
+    "CONSISTENCY_INTERVAL_HOURS": "1000000",
     "GRACEFUL_SHUTDOWN_S": "3",
     "MOCK_LTS_TIME_FACTOR": "0.0005",
     "MOCK_LTS_MIGRATE_AGE_S": "200",

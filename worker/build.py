@@ -11,7 +11,9 @@ from typing import Any
 from temporalio.client import Client
 
 from activities.catalogue import CatalogueActivities
+from activities.consistency import ConsistencyActivities
 from activities.copying import buffers_per_copy
+from activities.expiring import ExpiringActivities
 from activities.joining import JoiningActivities
 from activities.landing_zone import LandingZoneActivities
 from activities.manifests import Manifests
@@ -36,13 +38,17 @@ from workflows.archive_dataset import ArchiveDataset
 from workflows.archive_job import ArchiveJob
 from workflows.retrieve_dataset import RetrieveDataset
 from workflows.retrieve_job import RetrieveJob
+from workflows.upkeep import ConsistencyReport, ExpireRetrieved, SweepRetrieved
 
 _log = logging.getLogger("worker")
 
 READERS = 16
 """Threads that read large members from the landing zone."""
 
-WORKFLOWS: tuple[type, ...] = (ArchiveJob, RetrieveJob, ArchiveDataset, RetrieveDataset)
+WORKFLOWS: tuple[type, ...] = (
+    *(ArchiveJob, RetrieveJob, ArchiveDataset, RetrieveDataset),
+    *(ExpireRetrieved, SweepRetrieved, ConsistencyReport),
+)
 
 REQUIRED = ("s3_user", "s3_password", "scicat_user", "scicat_password")
 """Settings without which no worker starts."""
@@ -208,8 +214,21 @@ def _work(
         catalogue=catalogue,
         links=objects,
         retrieval_bucket=settings.s3_retrieval_bucket,
+        retention=retention,
         state=state,
         link_lifetime_s=settings.s3_url_expiration_days * 24 * 3600,
+    )
+    expiring = ExpiringActivities(
+        objects=objects, retrieval_bucket=settings.s3_retrieval_bucket, state=state, client=client
+    )
+    consistency = ConsistencyActivities(
+        catalogue=catalogue,
+        store=store,
+        objects=objects,
+        landing_bucket=settings.s3_landingzone_bucket,
+        retrieval_bucket=settings.s3_retrieval_bucket,
+        state=state,
+        client=client,
     )
     light = (
         scicat.open_job,
@@ -240,6 +259,10 @@ def _work(
         joining.watch_datasets,
         reporting.deliver_outcome,
         reporting.finish_job,
+        expiring.expire_page,
+        expiring.sweep_uploads,
+        consistency.check_page,
+        consistency.close_report,
     )
     return {
         queues.CONTROL: QueueWork(WORKFLOWS, light, settings.control_slots),

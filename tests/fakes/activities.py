@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from temporalio import activity
@@ -172,6 +172,7 @@ class World:
             catalogue=self.catalogue,
             links=cast("ObjectStore", None),
             retrieval_bucket="",
+            retention=timedelta(days=14),
             state=state,
             link_lifetime_s=60,
         )
