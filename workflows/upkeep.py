@@ -6,8 +6,6 @@ Each is a loop over pages that activities look at; a long one goes on in a fresh
 from temporalio import workflow
 from temporalio.workflow import ActivityConfig
 
-from workflows.policies import Policies
-
 with workflow.unsafe.imports_passed_through():
     from activities.consistency import (
         CheckPage,
@@ -19,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.expiring import ExpirePage, ExpiringActivities, SweepUploads, SweptUploads
     from domain.message import Message
     from domain.orders import Timing
+    from workflows.policies import Policies
 
 _STEP: ActivityConfig = Policies(Timing()).long()
 
