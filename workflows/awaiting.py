@@ -104,17 +104,21 @@ async def all_of(works: Sequence[Coroutine[Any, Any, None]]) -> None:
             raise error
 
 
-async def signal_each(workflow_ids: Sequence[str], signal: str, args: Sequence[Sequence[Any]]) -> None:
-    """Signal workflows, each with its own arguments; those that have ended are passed over."""
+async def signal_each(workflow_ids: Sequence[str], signal: str, args: Sequence[Sequence[Any]]) -> list[bool]:
+    """Signal workflows, each with its own arguments; return which of them were there to hear it."""
 
-    async def tell(workflow_id: str, arguments: Sequence[Any]) -> None:
+    async def tell(workflow_id: str, arguments: Sequence[Any]) -> bool:
         try:
             await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=arguments)
         except ApplicationError as error:
             if error.type != "ExternalWorkflowExecutionNotFound":
                 raise
             workflow.logger.info("%s has ended before it heard %s", workflow_id, signal)
+            return False
+        return True
 
     told = list(zip(workflow_ids, args, strict=True))
+    reached: list[bool] = []
     for first in range(0, len(told), _TOLD_AT_ONCE):
-        await asyncio.gather(*(tell(*each) for each in told[first : first + _TOLD_AT_ONCE]))
+        reached += await asyncio.gather(*(tell(*each) for each in told[first : first + _TOLD_AT_ONCE]))
+    return reached

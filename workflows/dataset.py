@@ -101,6 +101,8 @@ class DatasetWorkflow:
         self._work: asyncio.Task[DatasetOutcome] | None = None
         self._ending = False
         self._cancelled_by = ""
+        self._too_late = ""
+        """What somebody asked for when it could not be had any more; a signal cannot answer, `progress` does."""
 
     # Signals and the query. Handlers only set flags, so that none can be interrupted half-way.
 
@@ -116,12 +118,26 @@ class DatasetWorkflow:
 
     @workflow.signal
     def leave(self, job_id: str) -> None:
-        """A job was cancelled; when nobody waits any more, neither does this."""
-        self.subscribers = tuple(s for s in self.subscribers if s.job_id != job_id)
-        self._name_jobs()
+        """A job was cancelled; when nobody waits any more, neither does this.
+
+        The job is told at once that its places count as cancelled. Too late for that, it hears how the dataset ended.
+        """
         if self.paused_by == f"job {job_id}":
             # Nobody else would know that it has to be resumed.
             self.resume()
+        if self.committed or self._outcome:
+            self._say_too_late(f"job {job_id} was cancelled")
+            return
+        left = [s for s in self.subscribers if s.job_id == job_id]
+        self.subscribers = tuple(s for s in self.subscribers if s.job_id != job_id)
+        self._name_jobs()
+        self._leaving = asyncio.create_task(
+            signal_each(
+                [names.job_workflow(job_id)] * len(left),
+                "dataset_done",
+                [(s.n, Outcome.CANCELLED.value) for s in left],
+            )
+        )
         if not (self.subscribers or self._ending or self._cancelled_by):
             self.abandoned = True
             self._cancel("every job that waited for it was cancelled")
@@ -150,6 +166,8 @@ class DatasetWorkflow:
         """End a parked dataset; too late once it is archived."""
         if self._parked.keys() - self._calm:
             self._give_up = True
+        elif self.committed:
+            self._say_too_late("it was given up")
 
     @workflow.signal
     def recall_ready(self) -> None:
@@ -190,6 +208,7 @@ class DatasetWorkflow:
             outcome=outcome.status if outcome else None,
             error_class=outcome.error_class if outcome else "",
             message=outcome.message if outcome else "",
+            note=self._too_late,
         )
 
     def safety(self) -> dict[str, int]:
@@ -222,11 +241,19 @@ class DatasetWorkflow:
 
     def _cancel(self, why: str) -> None:
         """Cancel the work once; it undoes what it did and ends with an outcome all the same."""
+        if self.committed:
+            self._say_too_late(why)
         if self.committed or self._ending or self._cancelled_by:
             return
         self._cancelled_by = why
         if self._work:
             self._work.cancel()
+
+    def _say_too_late(self, what: str) -> None:
+        """Behind the commit point it only goes forward."""
+        if self.committed:
+            self._too_late = f"{what}: too late, already archived; what is left to do is done"
+            workflow.logger.warning("dataset %s: %s", self.order.pid, self._too_late)
 
     def ending(self, error: BaseException) -> EndDataset:
         """How the work ends after this error. Anything that is no decision of ours is a bug and is raised again."""

@@ -183,8 +183,7 @@ class JobWorkflow:
             error_class = (cause.type if isinstance(cause, ApplicationError) else None) or type(cause).__name__
             error = str(cause)
         self._reporting = True
-        # The last job to leave a dataset cancels it.
-        await self._tell_datasets("leave", [self._order.job_id])
+        await self._leave()
         for n in list(self._open):
             self.dataset_done(n, Outcome.CANCELLED.value)
         return await self._finish(error_class, error)
@@ -211,19 +210,27 @@ class JobWorkflow:
         )
 
     async def _join_and_hear(self, opened: OpenedJob) -> None:
-        """Keep the window full until every dataset has ended, or the job is cancelled."""
+        """Keep the window full until every dataset has ended; a cancelled job leaves those that are open.
+
+        They answer at once that they were left, or, if it is too late for that, in the end how they ended.
+        """
         self._hearing = True
+        left = False
         companions = [asyncio.create_task(self._watch()), asyncio.create_task(self._report_parked())]
         try:
-            while not self._cancelled and (self._joined < opened.datasets or self._open):
+            while self._open or (self._joined < opened.datasets and not self._cancelled):
+                if self._cancelled and not left:
+                    left = True
+                    await self._leave()
+                    continue
                 await self._forward_pause()
                 room = self._order.limits.window - len(self._open.keys() - self._idle)
-                if self._joined < opened.datasets and room > 0 and not self._paused:
+                if self._joined < opened.datasets and room > 0 and not (self._paused or self._cancelled):
                     await self._join(opened, min(room, BATCH, opened.datasets - self._joined))
                 else:
                     seen = self._changes
                     await workflow.wait_condition(lambda seen=seen: self._changes != seen)
-                if workflow.info().is_continue_as_new_suggested():
+                if workflow.info().is_continue_as_new_suggested() and not self._cancelled:
                     break
         finally:
             self._hearing = False
@@ -339,13 +346,22 @@ class JobWorkflow:
     def _untold(self) -> list[int]:
         return [n for n in self._parked if n in self._open and n not in self._told_parked]
 
-    async def _tell_datasets(self, signal: str, args: list[str]) -> None:
+    async def _leave(self) -> None:
+        """The last job to leave a dataset cancels it; one that has ended without a word never answers."""
+        places = list(self._open)
+        answering = await self._tell_datasets("leave", [self._order.job_id])
+        for n, answers in zip(places, answering, strict=True):
+            if n in self._open and not answers:
+                self.dataset_done(n, Outcome.CANCELLED.value)
+
+    async def _tell_datasets(self, signal: str, args: list[str]) -> list[bool]:
+        """Signal the open datasets, in their order; return which of them are there."""
         order = self._order
         told = [
             dataset_workflow(order.type, pid, order.job_id, restoring=n in self._restoring)
             for n, pid in self._open.items()
         ]
-        await signal_each(told, signal, [args] * len(told))
+        return await signal_each(told, signal, [args] * len(told))
 
     async def _finish(self, error_class: str, error: str) -> FinishedJob:
         finished = self._finished = await self._step(

@@ -213,10 +213,16 @@ async def test_behind_the_commit_point_it_is_too_late_to_cancel_to_leave_or_to_g
     dataset = await stage.join("p", "1")
     await stage.world.reached(step)
 
-    await dataset.cancel()
-    await dataset.signal("leave", "1")
-    await dataset.signal("give_up")
-    await dataset.progress()
+    said: list[str] = []
+    for ask in (dataset.cancel(), dataset.signal("leave", "1"), dataset.signal("give_up")):
+        await ask
+        said.append((await dataset.progress()).note)
+    assert [note.partition(": ")[0] for note in said] == [
+        "an operator cancelled it",
+        "job 1 was cancelled",
+        "it was given up",
+    ]
+    assert all("too late, already archived" in note for note in said)
     stage.world.let_go(step)
 
     assert (await dataset.ended()).status is Outcome.ARCHIVED

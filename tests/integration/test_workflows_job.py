@@ -130,6 +130,42 @@ async def test_a_cancelled_job_leaves_all_its_datasets_which_are_undone(stage: S
     assert (await stage.job("1").describe()).status is WorkflowExecutionStatus.COMPLETED
 
 
+async def test_a_cancelled_job_tells_the_truth_of_a_dataset_that_was_archived_before(stage: Stage) -> None:
+    """Behind the commit point the dataset goes on, and its job waits for what comes of it."""
+    scicat = stage.world.job("1", "a", "b")
+    stage.world.hold("free_dataset:a")
+    stage.world.hold("write_block:b")
+    await stage.start_job("1")
+    await stage.world.reached("free_dataset:a")
+    await stage.world.reached("write_block:b")
+    await stage.job("1").signal("pause")
+    await stage.archiving("a").phase(Phase.PAUSED)
+
+    await stage.job("1").cancel()
+
+    assert (await stage.archiving("b").ended()).status is Outcome.CANCELLED
+    progress = await stage.archiving("a").phase(Phase.FREEING)
+    assert progress.note == "job 1 was cancelled: too late, already archived; what is left to do is done"
+    assert (await stage.job_progress("1")).outcomes == {"cancelled": 1}
+    assert await stage.archiving("a").running()
+    stage.world.let_go("free_dataset:a")
+    assert await finish(stage) is JobStatus.UNSUCCESSFUL
+    assert [entry["status"] for entry in scicat.result["datasets"]] == ["archived", "cancelled"]
+    assert (await stage.job_progress("1")).outcomes == {"cancelled": 1, "archived": 1}
+
+
+async def test_a_cancelled_job_does_not_wait_for_a_dataset_that_was_terminated(stage: Stage) -> None:
+    stage.world.job("1", "a")
+    stage.world.hold("write_block")
+    stage.timing = stage.timing.model_copy(update={"watch_s": 3600})
+    await stage.start_job("1")
+    await stage.world.reached("write_block")
+    await stage.archiving("a").handle.terminate()
+    await stage.job("1").cancel()
+    assert await finish(stage) is JobStatus.UNSUCCESSFUL
+    stage.world.let_go("write_block")
+
+
 async def test_a_cancel_while_datasets_are_being_joined_leaves_those_too(stage: Stage) -> None:
     stage.world.job("1", *SEVEN)
     stage.world.hold("join_datasets", deaf=True)
