@@ -440,6 +440,9 @@ class TapeActivities:
             states = await self._nearline().recall_state(order.recall_id, [order.archive_id])
         except RecallGone:
             states = []
+        if any(found.state is RecallState.ONLINE for found in states):
+            # It came after the first look.
+            return
         if not any(found.state is RecallState.WAITING for found in states):
             text = "; ".join(found.error or found.state.value for found in states) or "the LTS forgot the request"
             raise ApplicationError(
