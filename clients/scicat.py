@@ -359,7 +359,10 @@ class Catalogue:
         if answer.status_code == 404 and not _is_unknown_route(answer):
             raise UnknownDataset(f"{what}: the catalogue does not know it{_said(answer)}")
         if answer.status_code == 403:
-            raise NoAccess(f"{what}: the catalogue refuses it to the account {self._username!r}{_said(answer)}")
+            raise NoAccess(
+                f"{what}: SciCat does not let the archiver do that (its account is {self._username!r}); ask whoever "
+                f"looks after SciCat{_said(answer)}"
+            )
         return self._json(answer, what)
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------

@@ -81,15 +81,17 @@ def check_path(path: str) -> str:
     """
     shown = repr(path if len(path) <= 200 else path[:200] + "…")
     if not path or path.startswith("/"):
-        raise UnsafePath(f"the path {shown} is empty or absolute")
+        raise UnsafePath(f"the file name {shown} is empty or absolute; names are relative to the dataset's folder")
     # Printable text has neither and is known to be so much faster.
     if not path.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in path):
-        raise UnsafePath(f"the path {shown} has control characters")
+        raise UnsafePath(f"the file name {shown} has control characters; rename the file")
     for segment in path.split("/"):
         if segment in ("", ".", ".."):
-            raise UnsafePath(f"the path {shown} has an empty or climbing segment")
+            raise UnsafePath(
+                f"the file name {shown} has an empty or climbing segment; it has to lie within the dataset's folder"
+            )
         if len(segment.encode()) > MAX_SEGMENT_BYTES:
-            raise UnsafePath(f"the path {shown} has a segment of more than {MAX_SEGMENT_BYTES} bytes")
+            raise UnsafePath(f"the file name {shown} has a segment of more than {MAX_SEGMENT_BYTES} bytes; rename it")
     return path
 
 

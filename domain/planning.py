@@ -107,10 +107,12 @@ def match(
         UploadUnfinished, NothingRegistered, MissingFiles, ConflictingEntries, UnsafePath.
     """
     if open_uploads:
-        raise UploadUnfinished(f"the upload of {_named([repr(path) for path in open_uploads])} is not finished")
+        raise UploadUnfinished(
+            f"the upload of {_named([repr(path) for path in open_uploads])} is not finished; archive again when it is"
+        )
     expected = regular_files(registered, source_folder)
     if not expected:
-        raise NothingRegistered("no original datablock registers a regular file")
+        raise NothingRegistered("SciCat lists no regular file of this dataset; register its files first")
     objects = {item.path: item for item in landed}
     # The empty path is the marker of `raw_files/` itself.
     folders = tuple(o for path, o in sorted(objects.items()) if (not path or path.endswith("/")) and o.size == 0)
@@ -119,7 +121,8 @@ def match(
     wrong = sorted(path for path, entry in expected.items() if path not in objects or objects[path].size != entry.size)
     if wrong:
         raise MissingFiles(
-            f"{len(wrong)} of {len(expected)} files: {_named([_wrong(p, expected, objects) for p in wrong])}"
+            f"{len(wrong)} of {len(expected)} registered files are not in the landing zone as registered: "
+            f"{_named([_wrong(p, expected, objects) for p in wrong])}"
         )
     _check_together(map(check_path, objects))
     members = [_member(objects[path], expected.get(path)) for path in sorted(objects)]

@@ -135,12 +135,12 @@ def test_nothing_registered_is_refused(entries: list[RegisteredFile]) -> None:
 
 def test_missing_and_other_sized_files_are_named() -> None:
     entries = [registered("a"), registered("b", 2), registered("c")]
-    with pytest.raises(MissingFiles, match=r"2 of 3 files: b \(3 bytes instead of 2\), c \(absent\)$"):
+    with pytest.raises(MissingFiles, match=r"2 of 3 registered files .*: b \(3 bytes instead of 2\), c \(absent\)$"):
         match(entries, [landed("a"), landed("b", 3)])
 
 
 def test_the_first_20_missing_files_are_named() -> None:
-    with pytest.raises(MissingFiles, match=r"25 of 25 files: f00 \(absent\).*f19 \(absent\) and 5 more$"):
+    with pytest.raises(MissingFiles, match=r"25 of 25 registered files .*: f00 \(absent\).*f19 \(absent\) and 5 more$"):
         match([registered(f"f{n:02d}") for n in range(25)], [])
 
 
