@@ -78,6 +78,7 @@ class ArchiveDataset(DatasetWorkflow):
     """Moves one dataset from the landing zone to tape; the landing zone is freed last."""
 
     kind = "archive"
+    comfort = "a failure of ours, not of the files, which are all still in the landing zone; archive them again later"
 
     @workflow.init
     def __init__(self, order: ArchiveOrder) -> None:

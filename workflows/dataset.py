@@ -64,6 +64,8 @@ class DatasetWorkflow:
 
     kind = ""
     urgency = Urgency.ARCHIVE
+    comfort = ""
+    """What a scientist is told first when it ends by a failure of ours."""
 
     def __init__(self, order: DatasetOrder, carried: Carried) -> None:
         self.order = order
@@ -546,7 +548,7 @@ class DatasetWorkflow:
                 timeout=None if calm else timedelta(seconds=self.order.timing.park_s),
             )
         except TimeoutError:
-            raise EndDataset(Outcome.FAILED, kind, f"{text} (parked until its time was up)") from None
+            raise EndDataset(Outcome.FAILED, kind, f"{self.comfort}: {text} (parked until its time was up)") from None
         finally:
             del self._parked[place]
             self._calm.discard(place)
@@ -554,7 +556,7 @@ class DatasetWorkflow:
         if calm:
             return
         if self._give_up:
-            raise EndDataset(Outcome.GIVEN_UP, kind, f"{text} (given up by an operator)")
+            raise EndDataset(Outcome.GIVEN_UP, kind, f"{self.comfort}: {text} (given up by an operator)")
         if self._retries == seen:
             raise HistoryFull
 

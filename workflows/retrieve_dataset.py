@@ -51,6 +51,7 @@ class RetrieveDataset(DatasetWorkflow):
 
     kind = "retrieve"
     urgency = Urgency.RETRIEVE
+    comfort = "a failure of ours; the dataset is archived as before, retrieve it again later"
 
     @workflow.init
     def __init__(self, order: RetrieveOrder) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from domain import names
@@ -305,6 +307,10 @@ async def test_a_dataset_deleted_after_the_post_does_not_sink_its_job(lab: Lab, 
     assert "Unable to get a dataset" in progress["note"]
     assert await logged(lab, gone, "UnknownDataset")
     assert await logged(lab, job_id, "Unable to get a dataset")
+    ended = await lab.temporal.get_workflow_handle(names.job_workflow(job_id)).describe()
+    assert ended.status is WorkflowExecutionStatus.COMPLETED
+    kept = [await lab.objects.get(lab.stack.settings.s3_state_bucket, names.outcome_key(job_id, n)) for n in range(2)]
+    assert [json.loads(record or b"{}")["status"] for record in kept] == [outcome, "dataset_error"]
     assert await standing(lab, good) == ("datasetOnArchiveDisk", False, True)
     assert await lab.landed(good) == {}
     assert list(await lab.landed(gone)) == before
