@@ -301,6 +301,11 @@ class CatalogueActivities:
     async def commit(self, order: Commit) -> None:
         """Write the commit mark and tell the catalogue that the dataset can be retrieved."""
         await self._state.mark_committed(order.pid, order.plan_digest, order.generations)
+        plan = await self._state.plan(order.pid, order.plan_digest)
+        # What an earlier attempt left on a write-once store has become part of the archive.
+        await self._state.adopt(
+            block.regenerated(order.generations.get(block.index, 0)).archive_id for block in plan.blocks
+        )
         fields = archive_fields(ArchiveMoment.COMMITTED, order.found, bounded(order.reason))
         await self._catalogue.patch_lifecycle(order.pid, fields)
 

@@ -164,6 +164,10 @@ class State:
         await self._objects.delete_objects(self._bucket, keys)
         await self.drop_journal(pid, digest, stem)
 
+    async def adopt(self, archive_ids: Iterable[str]) -> None:
+        """Files on the LTS that belong to an archived dataset are no orphans, whatever was listed."""
+        await self._objects.delete_objects(self._bucket, map(names.orphan_key, archive_ids))
+
     async def put_retrieved(self, record: Retrieved) -> None:
         """Keep, or renew, the record of an object in the retrieval bucket."""
         await self._put(names.retrieved_key(record.key), record.model_dump_json().encode())
