@@ -16,6 +16,7 @@ def job_order(settings: Settings, job_id: str, job_type: JobType) -> JobOrder:
             retry_s=settings.archiver_retry_hours * 3600,
             retry_initial_s=settings.archiver_retry_initial_s,
             park_s=settings.archiver_park_days * _DAY,
+            heartbeat_s=settings.heartbeat_timeout_s,
             poll_initial_s=min(1.0, settings.lts_poll_s),
             poll_longest_s=settings.lts_poll_s,
             recall_deadline_s=settings.recall_deadline_days * _DAY,

@@ -209,8 +209,13 @@ class Settings(BaseSettings):
     archival_slots: Count = Field(default=2, description="Datablocks that one worker writes at once.")
     retrieval_slots: Count = Field(default=4, description="Datablocks that one worker reads from the LTS at once.")
     control_slots: Count = Field(default=50, description="Light steps that one worker does at once.")
+    heartbeat_timeout_s: Seconds = Field(
+        default=10,
+        ge=3,
+        description="A worker that is silent for this long is taken for dead and its steps are begun again, in s.",
+    )
     graceful_shutdown_s: Seconds = Field(
-        default=10, description="Time that a stopping worker gives to running steps, in s."
+        default=10, description="Time within which a stopping worker has handed its steps over and is gone, in s."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="How much the service logs."
