@@ -241,8 +241,11 @@ def verify_tar(
     digests: Sequence[bytes],
     buffers: Buffers,
     bookmark: Bookmark,
+    first: int = 0,
 ) -> list[DamagedChunk]:
     """Read every byte back, several ranges at a time, and compare chunk by chunk; return what does not match.
+
+    The chunks before `first` have matched already.
 
     Raises:
         Nearline, FileAbsent: of the store.
@@ -256,12 +259,18 @@ def verify_tar(
             view = memoryview(buffer)[: unit.length]
             store.read_range(path, unit.offset, view)
             digest.update(view)
+            if unit.last_of_chunk:
+                judge(chunk, digest.digest())
             bookmark.moved(unit.length)
-        if digest.digest() != digests[chunk]:
+
+    def judge(chunk: int, digest: bytes) -> None:
+        if digest == digests[chunk]:
+            bookmark.finished(chunk)
+        else:
             offset = chunk * chunk_bytes
             damaged.append(DamagedChunk(chunk, offset, min(chunk_bytes, tar_bytes - offset)))
 
-    _side_by_side(range(len(digests)), check, buffers, bookmark)
+    _side_by_side(range(first, len(digests)), check, buffers, bookmark)
     return sorted(damaged, key=lambda found: found.chunk)
 
 

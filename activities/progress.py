@@ -31,7 +31,21 @@ class Bookmark:
         self._index, self._total = index, bytes_total
         self._lock = threading.Lock()
         self._done = 0
+        self._chunks = 0
+        self._ahead: set[int] = set()
         self._stop = threading.Event()
+
+    def resume(self, chunks: int, bytes_done: int) -> None:
+        """Begin behind the leading chunks that an earlier attempt has finished."""
+        self._chunks, self._done = chunks, bytes_done
+
+    def finished(self, chunk: int) -> None:
+        """Note a chunk that need not be looked at again; they may come in any order."""
+        with self._lock:
+            self._ahead.add(chunk)
+            while self._chunks in self._ahead:
+                self._ahead.remove(self._chunks)
+                self._chunks += 1
 
     def moved(self, count: int) -> None:
         """Count bytes that are done for good, then stop if told so.
@@ -59,7 +73,7 @@ class Bookmark:
     @property
     def snapshot(self) -> Moved:
         """The heartbeat's details."""
-        return Moved(index=self._index, bytes_done=self._done, bytes_total=self._total)
+        return Moved(index=self._index, bytes_done=self._done, bytes_total=self._total, chunks=self._chunks)
 
 
 class Pulse:
@@ -68,11 +82,17 @@ class Pulse:
     bookmark: Bookmark | None = None
 
     def beat(self) -> None:
-        """Beat once, with the bookmark if there is one."""
+        """Beat once, with the bookmark; until there is one, what an earlier attempt has said stands."""
         if self.bookmark:
             activity.heartbeat(self.bookmark.snapshot)
         else:
-            activity.heartbeat()
+            activity.heartbeat(*activity.info().heartbeat_details)
+
+
+def moved_before() -> Moved:
+    """What an earlier attempt of the running activity said last; it may be a second old."""
+    details = activity.info().heartbeat_details
+    return Moved.model_validate(details[0]) if details else Moved()
 
 
 pulse: ContextVar[Pulse] = ContextVar("pulse")
@@ -81,6 +101,8 @@ pulse: ContextVar[Pulse] = ContextVar("pulse")
 
 async def in_thread(work: Callable[[], T], bookmark: Bookmark) -> T:
     """Run a blocking copy in a thread; on cancel or worker shutdown it ends at the next unit.
+
+    One that hangs in a call that nobody answers does not keep a worker from stopping: it ends with the process.
 
     Raises:
         ApplicationError: of type `WorkerShutdown`, so that another worker goes on at once.
@@ -96,19 +118,26 @@ async def in_thread(work: Callable[[], T], bookmark: Bookmark) -> T:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         bookmark.stop()
+        told = activity.cancellation_details()
+        if told and told.worker_shutdown:
+            raise _handed_over(heart) from None
         with suppress(Exception):
             await asyncio.shield(running)
         raise
     except Stopped:
-        heart.beat()
-        raise ApplicationError(
-            "this worker is shutting down; another one goes on from here",
-            type="WorkerShutdown",
-            next_retry_delay=timedelta(milliseconds=1),
-            category=ApplicationErrorCategory.BENIGN,
-        ) from None
+        raise _handed_over(heart) from None
     finally:
         leaving.cancel()
+
+
+def _handed_over(heart: Pulse) -> ApplicationError:
+    heart.beat()
+    return ApplicationError(
+        "this worker is shutting down; another one goes on from here",
+        type="WorkerShutdown",
+        next_retry_delay=timedelta(milliseconds=1),
+        category=ApplicationErrorCategory.BENIGN,
+    )
 
 
 def not_yet(what: str, *, initial_s: float, longest_s: float, told_s: float = 0) -> ApplicationError:

@@ -10,7 +10,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.copying import Buffers, TarWriter, verify_tar
-from activities.progress import Bookmark, Stopped, in_thread, not_yet
+from activities.progress import Bookmark, Stopped, in_thread, moved_before, not_yet
 from activities.reading import RangeReader
 from clients.lts.protocol import (
     ChunkRefused,
@@ -342,6 +342,9 @@ class TapeActivities:
         if manifest is None:
             raise TapeUnavailable(f"the manifest of {block.archive_id} is gone; the datablock has to be read anew")
         bookmark = Bookmark(order.index, manifest.tar_bytes)
+        # What has matched need not be read again when a worker had to leave in the midst of it.
+        first = moved_before().chunks
+        bookmark.resume(first, min(first * manifest.chunk_bytes, manifest.tar_bytes))
         buffers = Buffers(self._buffers, manifest.tar_bytes)
         try:
             damaged = await in_thread(
@@ -353,6 +356,7 @@ class TapeActivities:
                     manifest.chunks,
                     buffers,
                     bookmark,
+                    first,
                 ),
                 bookmark,
             )

@@ -21,6 +21,8 @@ class Moved(Message):
     """Of the datablock, from 1 on."""
     bytes_done: int = 0
     bytes_total: int = 0
+    chunks: int = 0
+    """Leading chunks of a verification that matched: the next attempt begins behind them."""
 
 
 class StepProgress(Message):

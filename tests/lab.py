@@ -41,7 +41,7 @@ QUICK = {
     # No schedule starts anything by itself in the middle of a test.
     "EXPIRY_INTERVAL_HOURS": "1000000",
     "CONSISTENCY_INTERVAL_HOURS": "1000000",
-    "GRACEFUL_SHUTDOWN_S": "3",
+    "GRACEFUL_SHUTDOWN_S": "6",
     "MOCK_LTS_TIME_FACTOR": "0.0005",
     "MOCK_LTS_MIGRATE_AGE_S": "200",
     "MOCK_LTS_EVICT_AFTER_MIGRATION_S": "0.2",
@@ -189,8 +189,14 @@ class Lab:
         """Retrieve the dataset and unpack what the job's links give: content by relative path."""
         job = await self.ended(await self.retrieve(pid))
         assert job["jobStatusMessage"] == "finishedSuccessful", job["jobResultObject"]
+        return await self.contents(job, pid)
+
+    async def contents(self, job: Mapping[str, Any], pid: str) -> dict[str, bytes]:
+        """Unpack what the links of a retrieve job give for one of its datasets: content by relative path."""
         found: dict[str, bytes] = {}
         for entry in job["jobResultObject"]["result"]:
+            if entry["datasetId"] != pid:
+                continue
             answer = await self.http.get(entry["url"])
             with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
                 for member in tar:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
@@ -24,6 +25,11 @@ _BEAT = timedelta(seconds=1)
 
 _RECONNECT_S = 2.0
 
+_GRACE = 0.5
+"""Share of GRACEFUL_SHUTDOWN_S after which steps that still run are cancelled."""
+_END = 0.9
+"""Share of it after which the process is gone, whatever hangs."""
+
 _log = logging.getLogger("worker")
 
 
@@ -33,9 +39,10 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
     if client is None:
         return
     async with world(settings, client, names) as work, AsyncExitStack() as stack:
+        workers: list[Worker] = []
         for name in names:
             queue = work[name]
-            await stack.enter_async_context(
+            workers.append(
                 Worker(
                     client,
                     task_queue=name,
@@ -44,13 +51,16 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
                     max_concurrent_activities=queue.slots,
                     max_heartbeat_throttle_interval=_BEAT,
                     default_heartbeat_throttle_interval=_BEAT,
-                    graceful_shutdown_timeout=timedelta(seconds=settings.graceful_shutdown_s),
+                    graceful_shutdown_timeout=timedelta(seconds=_GRACE * settings.graceful_shutdown_s),
                     interceptors=[Bounding(), Beating()],
                 )
             )
+            await stack.enter_async_context(workers[-1])
         _log.info("working on %s", ", ".join(names))
         await stop.wait()
         _log.info("stopping")
+        # All at once: none of them takes anything more, and each has the same time for what it has.
+        await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
 async def _connect(settings: Settings, stop: asyncio.Event) -> Client | None:
@@ -70,10 +80,19 @@ async def _connect(settings: Settings, stop: asyncio.Event) -> Client | None:
 
 
 async def _main(settings: Settings, names: list[str]) -> None:
-    stop = asyncio.Event()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if not stopping.is_set():
+            stopping.set()
+            # A thread of its own: a copy that waits for an answer, or a server that is away, must not hold us up.
+            end = threading.Timer(_END * settings.graceful_shutdown_s, _leave, [0])
+            end.daemon = True
+            end.start()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(settings, names, stop)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await serve(settings, names, stopping)
 
 
 def main() -> int:
@@ -100,9 +119,12 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    code = main()
+def _leave(code: int) -> None:
+    """End the process at once, whatever its threads do: the SDK's sometimes abort an ordinary exit (1.35, measured)."""
     logging.shutdown()
     sys.stderr.flush()
-    # The SDK's native threads sometimes abort the interpreter's exit (temporalio 1.35, measured): leave at once.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    _leave(main())

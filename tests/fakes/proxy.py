@@ -61,6 +61,8 @@ class CountingProxy:
         """Listen at `port` on behalf of `target_port`; started by `running`."""
         self._host, self._port, self._target = host, port, target_port
         self._passed: dict[str, Passed] = {}
+        self.begun = 0
+        """Requests that ever began."""
         self._holds: list[Hold] = []
         self._loop = asyncio.new_event_loop()
 
@@ -158,6 +160,7 @@ class CountingProxy:
 
     def _begun(self, request: str) -> None:
         self._of(request).requests += 1
+        self.begun += 1
 
     async def _pump(
         self, watcher: "_Watcher", reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction

@@ -2,25 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from cli.ports import Ports
 from cli.stack import Stack
 from tests.fakes.proxy import CountingProxy
-from tests.faults.site import CHUNK, Site
+from tests.faults.site import CHUNK, Site, lines
 from tests.lab import QUICK, visit
-
-
-@contextmanager
-def lines(ports: Ports) -> Generator[tuple[CountingProxy, CountingProxy]]:
-    """Proxies in front of MinIO and the LTS."""
-    own = Ports.free()
-    with ExitStack() as stack:
-        s3 = stack.enter_context(CountingProxy(own.minio, ports.minio).running())
-        lts = stack.enter_context(CountingProxy(own.lts, ports.lts).running())
-        yield s3, lts
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,18 @@
 """A stack seen through proxies: every byte is counted, and a process can be killed at any of them."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+import signal
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import WorkflowHandle
 
 from activities.copying import USEFUL_BUFFERS
 from api.orders import job_order
+from cli.ports import Ports
+from cli.processes import ProcessId
 from domain import names
 from domain.lifecycle import JobType
 from domain.orders import DatasetOrder, JobOrder, Writing
@@ -17,8 +24,21 @@ CHUNK = 5 * 2**20
 BUFFERS = USEFUL_BUFFERS
 """Units that one copy has in its hands."""
 
+GONE_WITHIN_S = 10
+"""A worker that is told to stop is gone within this time: that is the promise."""
+
 HEARTBEAT_S = 4.0
 """A dead worker is noticed after this time; shorter than the service's, for patience's sake."""
+
+
+@contextmanager
+def lines(ports: Ports) -> Generator[tuple[CountingProxy, CountingProxy]]:
+    """Proxies in front of MinIO and the LTS."""
+    own = Ports.free()
+    with ExitStack() as stack:
+        s3 = stack.enter_context(CountingProxy(own.minio, ports.minio).running())
+        lts = stack.enter_context(CountingProxy(own.lts, ports.lts).running())
+        yield s3, lts
 
 
 @dataclass(frozen=True)
@@ -106,6 +126,19 @@ class Site:
                 await self.lab.stack.restart(victim)
         return job
 
+    async def told_to_stop(self, worker: str) -> Callable[[], Awaitable[bool]]:
+        """Send SIGTERM; return what waits for the end of the process, no longer than is promised."""
+        process = ProcessId.of(self.lab.stack.pid(worker))
+        self.lab.stack.signal(worker, signal.SIGTERM)
+
+        async def gone() -> bool:
+            return process is None or not process.alive
+
+        async def wait() -> bool:
+            return await eventually(gone, within_s=GONE_WITHIN_S)
+
+        return wait
+
     def _line(self, blow: "Blow") -> CountingProxy:
         return self.s3 if blow.about in (is_source, is_part) else self.lts
 
@@ -139,6 +172,22 @@ def is_read(request: str) -> bool:
 
 def is_part(request: str) -> bool:
     return request.startswith("PUT /retrieval/") and "partNumber=" in request
+
+
+async def attempts_after(handle: WorkflowHandle[Any, Any], step: str) -> list[str]:
+    """Of each time that a step took several attempts: what the last but one failed with."""
+    scheduled: set[int] = set()
+    found: list[str] = []
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            if event.activity_task_scheduled_event_attributes.activity_type.name == step:
+                scheduled.add(event.event_id)
+        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            started = event.activity_task_started_event_attributes
+            if started.scheduled_event_id in scheduled and started.attempt > 1:
+                failure = started.last_failure
+                found.append(failure.application_failure_info.type or failure.message)
+    return found
 
 
 async def reached(*holds: Hold, within_s: float = 30) -> Hold:

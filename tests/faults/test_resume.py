@@ -5,11 +5,10 @@ one file, what was journalled last, and what was being read ahead.
 """
 
 import random
-import signal
 
 import pytest
 
-from tests.faults.site import BUFFERS, CHUNK, Blow, Site, is_part, is_read, is_source, is_write, reached
+from tests.faults.site import BUFFERS, CHUNK, Blow, Site, attempts_after, is_part, is_read, is_source, is_write, reached
 from tests.lab import some_bytes
 
 # Restarts take a second or two each; a dead worker is noticed by its silence.
@@ -34,7 +33,10 @@ async def tar_bytes(site: Site, pid: str) -> int:
 
 
 @pytest.mark.parametrize("seed", seeds(1, 8))
-@pytest.mark.fault("a worker is told to stop in the midst of a write", "another one goes on; nothing is written twice")
+@pytest.mark.fault(
+    "a worker is told to stop in the midst of a write",
+    "gone within 10 s; another one goes on; nothing is written twice",
+)
 async def test_a_worker_that_is_told_to_stop_writes_nothing_twice(site: Site, seed: int) -> None:
     """Its journal is put on the way out, so all that is read again is the file that it stands in."""
     files = files_of(6)
@@ -45,11 +47,14 @@ async def test_a_worker_that_is_told_to_stop_writes_nothing_twice(site: Site, se
         with site.lts.hold(is_write, "in", place - site.lts_written()) as hold:
             job = job or await site.archive(pid)
             await reached(hold)
-            site.lab.stack.signal("worker-archival", signal.SIGTERM)
+            gone = await site.told_to_stop("worker-archival")
+        await gone()
         await site.lab.stack.restart("worker-archival")
     assert job
     await site.good(job)
 
+    # Only an attempt's last failure is told; none was given up for dead.
+    assert await attempts_after(site.lab.archiving(pid), "write_block") == ["WorkerShutdown"]
     assert site.lts_written() == await tar_bytes(site, pid)
     assert site.source_read(pid) <= len(files) * FILE + len(places) * (FILE + READ_AHEAD)
     assert await site.lab.unpacked(pid) == files
