@@ -1,6 +1,9 @@
 """Servers that die: before a job starts and in the middle of it. It is said what is missing, and the job ends well."""
 
 import asyncio
+import base64
+import json
+import signal
 import uuid
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -10,8 +13,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from cli import setup
 from cli.catalogue import OutOfReach
-from cli.ports import Ports
+from cli.ports import HOST, Ports, is_free
+from cli.processes import ProcessId
 from cli.stack import Stack
 from domain import names
 from domain.lifecycle import JobStatus
@@ -209,3 +214,69 @@ async def test_a_retrieval_survives_a_server_killed_in_the_middle(lab: Lab, serv
     assert await lab.unpacked(pid) == FILES
     state = (await lab.lts("GET", "/admin/state")).json()
     assert [pin for pin in state["pins"] if pid in pin["path"]] == []
+
+
+@pytest.mark.long
+@pytest.mark.fault("Temporal loses all that it knew, in the midst of an archive", "posted again, the job ends well")
+async def test_a_job_is_posted_again_when_temporal_has_lost_everything(lab: Lab) -> None:
+    """As after a power cut, where its database is not on the disk yet; what is in the stores still counts."""
+    pid = await lab.dataset(FILES)
+    await slow(lab, "in")
+    job_id = await lab.archive(pid)
+    await moved(lab, pid, "received", 4_000_000)
+    await lab.stack.kill("temporal")
+    for file in (lab.stack.folder / "data").glob("temporal.sqlite*"):
+        file.unlink()
+    await lab.stack.restart("temporal")
+    await setup.prepare_temporal(lab.stack.settings)
+    assert (await lab.api("GET", f"/archiver/jobs/{job_id}")).status_code == 404
+    await lab.lts("DELETE", "/admin/faults")
+
+    assert (await lab.api("POST", "/archiver/jobs", json={"id": job_id, "type": "archive"})).status_code == 201
+
+    await assert_archived(lab, job_id, pid)
+
+
+@pytest.mark.fault("the API is told to stop in the midst of a request", "it is answered, and nothing new is taken")
+async def test_the_api_answers_what_it_has_taken_before_it_stops(lab: Lab) -> None:
+    pid = await lab.dataset({"a": b"a"})
+    job_id = await lab.archive(pid)
+    first = await lab.api("POST", "/archiver/jobs", json={"id": job_id, "type": "archive"})
+    settings, port = lab.stack.settings, lab.stack.ports.api
+    account = f"{settings.job_endpoint_username.get_secret_value()}:{settings.job_endpoint_password.get_secret_value()}"
+    body = json.dumps({"id": job_id, "type": "archive"}).encode()
+    head = [
+        "POST /archiver/jobs HTTP/1.1",
+        f"Host: {HOST}",
+        f"Authorization: Basic {base64.b64encode(account.encode()).decode()}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Expect: 100-continue",
+    ]
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write("\r\n".join([*head, "", ""]).encode())
+    async with asyncio.timeout(30):
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        process = ProcessId.of(lab.stack.pid("api"))
+        assert process
+
+        lab.stack.signal("api", signal.SIGTERM)
+
+        async def closed() -> bool:
+            return is_free(port)
+
+        await eventually(closed)
+        await logged(lab, "api", "Waiting for connections to close")
+        assert process.alive
+        writer.write(body)
+        answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == first.json()
+
+    async def gone() -> bool:
+        return not process.alive
+
+    await eventually(gone, within_s=10)
+    await lab.stack.restart("api")
+    assert (await lab.ended(job_id))["jobStatusMessage"] == JobStatus.SUCCESSFUL
