@@ -55,7 +55,10 @@ def create_app(config: Config, *, clock: Clock = time.time, connections: Connect
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
-        tasks = [asyncio.create_task(keeper.run()), asyncio.create_task(_expire(uploads))]
+        tasks = [
+            asyncio.create_task(keeper.run()),
+            asyncio.create_task(_expire(uploads, min(EXPIRY_SWEEP_S, config.upload_expiry_s / 4))),
+        ]
         for task in tasks:
             task.add_done_callback(_report)
         try:
@@ -97,10 +100,10 @@ async def _health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _expire(uploads: Uploads) -> None:
+async def _expire(uploads: Uploads, every_s: float) -> None:
     while True:
         uploads.expire()
-        await asyncio.sleep(EXPIRY_SWEEP_S)
+        await asyncio.sleep(every_s)
 
 
 def _report(task: asyncio.Task[None]) -> None:
