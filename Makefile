@@ -19,7 +19,7 @@ BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(orig
 export FULL CASES CASE REPEATS SCALE MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long bench bench-control bench-waiting profile check clean programs
+.PHONY: help demo up down test test-long histories bench bench-control bench-waiting profile check clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +38,10 @@ test: programs ## Run the tests, all but the long ones [TESTS="-k name": some of
 
 test-long: programs ## Run all tests
 	@$(PYTEST) $(TESTS)
+
+histories: programs ## Record the workflows' histories anew, which `make test` replays [before a release only]
+	@rm -f tests/replay/histories/*.json.gz
+	@RECORD_HISTORIES=tests/replay/histories $(PYTEST) tests/integration/test_workflows_*.py
 
 bench: programs ## Measure beside rclone and checksums [FULL=1: 60 GB of disk; CASES=a,b; REPEATS=3; SCALE=0.1]
 	@$(BENCHMARKS) run

@@ -29,6 +29,7 @@ from domain.orders import DatasetOrder, JobOrder, Limits, Subscriber, Timing, Wr
 from domain.outcome import DatasetOutcome
 from domain.progress import DatasetProgress, JobProgress
 from tests.fakes.activities import World, activities
+from tests.replay import recorded
 from worker.bounding import Bounding
 from worker.build import WORKFLOWS
 from workflows import queues, search_attributes
@@ -265,6 +266,7 @@ async def on_stage(
         logging.getLogger("temporalio").removeHandler(complaints)
     assert not left, "a test ends what it has started"
     assert not complaints.said, complaints.said
+    recorded.keep(histories)
     replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
     for history in histories:
         await replayer.replay_workflow(history)

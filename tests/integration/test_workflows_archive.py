@@ -112,19 +112,19 @@ async def test_a_cancel_leaves_all_as_found_whatever_runs(real: Stage) -> None:
         real.world.assert_nothing_left(step)
 
 
-async def test_a_parked_dataset_that_is_given_up_leaves_nothing(stage: Stage) -> None:
+async def test_a_parked_dataset_that_is_given_up_leaves_nothing(real: Stage) -> None:
     for step in STEPS:
-        stage.world.fail(f"{step}:{step}", final=True)
-        found(stage, step)
-    datasets = {step: await stage.join(step, "1") for step in STEPS}
+        real.world.fail(f"{step}:{step}", final=True)
+        found(real, step)
+    datasets = {step: await real.join(step, "1") for step in STEPS}
 
     for step, dataset in datasets.items():
         await dataset.phase(Phase.PARKED)
         await dataset.signal("give_up")
         outcome = await dataset.ended()
         assert (outcome.status, outcome.error_class) == (Outcome.GIVEN_UP, "TapeUnavailable"), step
-        assert stage.world.lifecycle(step) == ("scheduleArchiveJobFailed", True, True)
-        stage.world.assert_nothing_left(step)
+        assert real.world.lifecycle(step) == ("scheduleArchiveJobFailed", True, True)
+        real.world.assert_nothing_left(step)
 
 
 async def test_undo_runs_in_reverse_and_looks_a_second_time(stage: Stage) -> None:

@@ -1,0 +1,65 @@
+"""Workflows that run while the software is replaced go on: every recorded history replays with today's code.
+
+Where one does not, the change needs `workflow.patched`, or, before anybody has used the release, `make histories`.
+"""
+
+from typing import Any
+
+import pytest
+from temporalio import workflow
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Replayer
+
+from tests.replay.recorded import FOLDER, features, load
+from worker.build import WORKFLOWS
+
+RECORDED = sorted(FOLDER.glob("*.json.gz"))
+
+
+@pytest.mark.parametrize("kind", [each.__name__ for each in WORKFLOWS])
+async def test_what_was_recorded_replays(kind: str) -> None:
+    histories = [load(path) for path in RECORDED if path.name.startswith(f"{kind}-")]
+    assert histories, f"no history of {kind} was recorded: `make histories`"
+    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
+
+    for history in histories:
+        result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
+        assert result.replay_failure is None, f"{history.workflow_id}: {result.replay_failure}"
+
+
+def test_what_was_recorded_holds_every_step_signal_and_way_to_end() -> None:
+    seen = set[str]().union(*(features(load(path)) for path in RECORDED))
+    signals = {"join", "leave", "pause", "resume", "retry", "give_up", "recall_ready", "dataset_done", "dataset_phase"}
+    archiving = {"plan_dataset", "open_block", "write_block", "verify_block", "await_tape", "register_blocks"}
+    reading_back = {"loosen_block", "await_evicted", "recall_block", "await_recalled", "release_block"}
+    undoing = {"undo_blocks", "unregister_blocks"}
+    retrieving = {"look_retrieval", "request_recall", "await_recall", "copy_block", "release_recall", "name_blocks"}
+    of_jobs = {"open_job", "join_datasets", "watch_datasets", "finish_job", "report_job"}
+    steps = archiving | reading_back | undoing | retrieving | of_jobs
+    ends = {
+        "workflow_execution_cancel_requested_event_attributes",
+        "workflow_execution_completed_event_attributes",
+        "workflow_execution_continued_as_new_event_attributes",
+    }
+
+    assert signals <= {name.rpartition(": ")[2] for name in seen if "signaled" in name}
+    assert steps <= {name.rpartition(": ")[2] for name in seen if "scheduled" in name}
+    assert "marker_recorded_event_attributes" in seen, "steps on the spot"
+    assert ends <= seen
+
+
+@workflow.defn(name="ArchiveDataset", sandboxed=False)
+class Changed:
+    """Sleeps where `ArchiveDataset` looks."""
+
+    @workflow.run
+    async def run(self, _: Any) -> None:
+        await workflow.sleep(1)
+
+
+async def test_a_workflow_that_does_other_steps_is_noticed() -> None:
+    path = next(path for path in RECORDED if path.name.startswith("ArchiveDataset-"))
+    replayer = Replayer(workflows=[Changed], data_converter=pydantic_data_converter)
+
+    with pytest.raises(workflow.NondeterminismError):
+        await replayer.replay_workflow(load(path))
