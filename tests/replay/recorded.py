@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,9 @@ LARGEST = 400
 
 _NOT_KEPT = ("identity", "stackTrace")
 """Who ran it and where its code lay: nothing that a replay looks at."""
+
+_PROCESS = re.compile(r"\d+@[\w.-]+")
+"""How a worker names the queue of its own."""
 
 
 def keep(histories: Iterable[WorkflowHistory]) -> None:
@@ -36,6 +40,7 @@ def keep(histories: Iterable[WorkflowHistory]) -> None:
         path = Path(folder) / f"{kind}-{shown}.json.gz"
         if not path.exists():
             text = json.dumps({"id": history.workflow_id, "history": _stripped(history.to_json_dict())})
+            text = _PROCESS.sub("worker", text)
             # Without a time in its header the same history gives the same file.
             path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
