@@ -11,17 +11,18 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Replayer, Worker
 
 from activities.consistency import CheckedPage, CheckPage, ClosedReport, CloseReport, Source
-from activities.expiring import ExpiredPage, ExpirePage
+from activities.expiring import ExpiredPage, ExpirePage, SweepUploads, SweptUploads
 from domain.consistency import Inconsistency
 from tests.fakes.stage import dev_server
+from tests.replay import recorded
 from workflows import queues
-from workflows.upkeep import ConsistencyReport, ExpireRetrieved, Expiry, Reporting
+from workflows.upkeep import ConsistencyReport, ExpireRetrieved, Expiry, Reporting, SweepRetrieved
 
 SHORT = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=30")
 """Histories after which the server asks for a fresh run: some four steps."""
 
 PAGES = 8
-WORKFLOWS = (ExpireRetrieved, ConsistencyReport)
+WORKFLOWS = (ExpireRetrieved, SweepRetrieved, ConsistencyReport)
 
 
 async def carry_out(
@@ -37,6 +38,7 @@ async def carry_out(
     run_id, runs = (await started.describe()).run_id, 0
     while run_id:
         history = await server.client.get_workflow_handle("upkeep", run_id=run_id).fetch_history()
+        recorded.keep([history])
         await replayer.replay_workflow(history)
         run_id = history.events[0].workflow_execution_started_event_attributes.continued_execution_run_id
         runs += 1
@@ -57,6 +59,17 @@ async def test_an_expiry_of_many_pages_goes_on_in_fresh_runs() -> None:
     assert done == Expiry(looked=10 * PAGES, removed=PAGES)
     assert asked == ["", *map(str, range(1, PAGES))]
     assert runs > 1
+
+
+async def test_a_sweep_is_one_step() -> None:
+    @activity.defn
+    async def sweep_uploads(order: SweepUploads) -> SweptUploads:
+        return SweptUploads(aborted=int(order.older_than_s), kept=1)
+
+    async with await dev_server() as server:
+        swept, runs = await carry_out(server, [sweep_uploads], SweepRetrieved.run, SweepUploads(older_than_s=2))
+    assert swept == SweptUploads(aborted=2, kept=1)
+    assert runs == 1
 
 
 async def test_a_report_of_many_pages_is_one_report() -> None:
