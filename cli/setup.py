@@ -3,13 +3,19 @@
 Everything here may be done again at any time: what is there already is left alone.
 """
 
+import contextlib
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.namespace.v1 import NamespaceConfig
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeWorkerDeploymentRequest,
+    SetWorkerDeploymentCurrentVersionRequest,
+    UpdateNamespaceRequest,
+)
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
@@ -17,6 +23,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.processes import StackError
 from domain.errors import InfrastructureError
 from settings import Settings
+from worker.versioning import DEPLOYMENT
 from workflows import search_attributes
 
 RETENTION = timedelta(days=30)
@@ -88,6 +95,7 @@ async def prepare_temporal(settings: Settings) -> list[str]:
             *await _add_search_attributes(client),
             *await _prolong_retention(client),
             *await prepare_schedules(client, settings),
+            *await _set_current_build(client, settings.worker_build_id),
         ]
     except RPCError as error:
         raise SetupError(
@@ -112,6 +120,23 @@ async def _add_search_attributes(client: Client) -> list[str]:
             if error.status != RPCStatusCode.ALREADY_EXISTS:
                 raise
     return [f"Registered the search attribute {key.name}." for key in missing]
+
+
+async def _set_current_build(client: Client, build_id: str) -> list[str]:
+    """Give this build's workers all that is to be done; without it every workflow would stand still."""
+    if not build_id:
+        return []
+    known = DescribeWorkerDeploymentRequest(namespace=client.namespace, deployment_name=DEPLOYMENT)
+    with contextlib.suppress(RPCError):  # there is no such deployment yet
+        described = (await client.workflow_service.describe_worker_deployment(known)).worker_deployment_info
+        if described.routing_config.current_deployment_version.build_id == build_id:
+            return []
+    await client.workflow_service.set_worker_deployment_current_version(
+        SetWorkerDeploymentCurrentVersionRequest(
+            namespace=client.namespace, deployment_name=DEPLOYMENT, build_id=build_id, allow_no_pollers=True
+        )
+    )
+    return [f"Made {build_id} the current build of the workers."]
 
 
 async def _prolong_retention(client: Client) -> list[str]:

@@ -206,6 +206,11 @@ class Settings(BaseSettings):
         default="127.0.0.1:7233", min_length=1, description="host:port of the Temporal server."
     )
     temporal_namespace: str = Field(default="default", min_length=1, description="Namespace of all workflows.")
+    worker_build_id: str = Field(
+        default="",
+        max_length=255,
+        description="Build of the workers, if they are versioned; `scopemarchiver setup` makes it the current one.",
+    )
     archival_slots: Count = Field(default=2, description="Datablocks that one worker writes at once.")
     retrieval_slots: Count = Field(default=4, description="Datablocks that one worker reads from the LTS at once.")
     control_slots: Count = Field(default=50, description="Light steps that one worker does at once.")

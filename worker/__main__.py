@@ -18,6 +18,7 @@ from settings import Settings, SettingsError, load_settings
 from worker.beating import Beating
 from worker.bounding import Bounding
 from worker.build import REQUIRED, world
+from worker.versioning import deployment
 from workflows import queues
 
 _BEAT = timedelta(seconds=1)
@@ -53,6 +54,7 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
                     default_heartbeat_throttle_interval=_BEAT,
                     graceful_shutdown_timeout=timedelta(seconds=_GRACE * settings.graceful_shutdown_s),
                     interceptors=[Bounding(), Beating()],
+                    deployment_config=deployment(settings),
                 )
             )
             await stack.enter_async_context(workers[-1])
