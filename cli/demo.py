@@ -253,6 +253,7 @@ async def demonstrate(
     archive_ids = await _check_catalogue(connection, pid, inventory, report, fewest_blocks)
     await _check_landing_zone(connection, pid, report)
     await _check_tape(connection, archive_ids, report, await_eviction=await_eviction)
+    await _check_cartridges(connection, report)
 
     job = await _run_job(connection, "retrieve", pid, size, report)
     if job is None:
@@ -342,15 +343,34 @@ async def _check_tape(connection: Connection, paths: list[str], report: Report, 
     report.check(bool(paths) and not missing, f"all datablocks are {where}", f"not on tape: {', '.join(missing)}")
 
 
+async def _check_cartridges(connection: Connection, report: Report) -> None:
+    """The pretend library shows how full its cartridges are; any other is asked no more than the Tape REST API."""
+    try:
+        async with _library(connection) as http:
+            answer = await http.get(f"{connection.lts_url}/admin/state", params={"path": "none"})
+            if answer.is_error:
+                return
+            tapes = cast("list[Document]", answer.json()["tapes"])
+    except (httpx.HTTPError, ValueError, KeyError):
+        return
+    filled = [f"{tape['name']} ({tape['used_bytes'] / MIB:,.0f} MiB)" for tape in tapes if tape["used_bytes"]]
+    report.check(bool(filled), f"the cartridges fill: {', '.join(filled)}", "all cartridges are empty")
+    report.links.append(("cartridges, drives and queues", f"{connection.lts_url}/"))
+
+
+def _library(connection: Connection) -> httpx.AsyncClient:
+    headers = {"Authorization": f"Bearer {connection.lts_token}"} if connection.lts_token else {}
+    return httpx.AsyncClient(headers=headers, timeout=30, trust_env=foreign(connection.lts_url))
+
+
 async def localities(connection: Connection, paths: list[str]) -> dict[str, str]:
     """Path → locality in the words of the WLCG Tape REST API v1; files that the tape library does not know are absent.
 
     Raises:
         OutOfReach: it does not answer as it should.
     """
-    headers = {"Authorization": f"Bearer {connection.lts_token}"} if connection.lts_token else {}
     try:
-        async with httpx.AsyncClient(headers=headers, timeout=30, trust_env=foreign(connection.lts_url)) as http:
+        async with _library(connection) as http:
             site = (await http.get(f"{connection.lts_url}/.well-known/wlcg-tape-rest-api")).raise_for_status().json()
             endpoints = cast("list[Document]", site["endpoints"])
             base = next(str(endpoint["uri"]) for endpoint in endpoints if endpoint.get("version") == "v1")

@@ -50,4 +50,5 @@ async def test_everything_comes_back_as_it_was(folder: Path, tmp_path: Path) -> 
     assert steps[0] == "upload and register"
     assert steps[-2:] == ["download, check, unpack", "compare"]
     assert {"archive", "retrieve", Phase.RECALLING.value} <= set(steps)
-    assert len(report.links) == 4
+    assert len(report.links) == 5
+    assert report.links[2][0] == "cartridges, drives and queues"
