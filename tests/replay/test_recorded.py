@@ -3,10 +3,12 @@
 Where one does not, the change needs `workflow.patched`, or, before anybody has used the release, `make histories`.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from temporalio import workflow
+from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
@@ -22,9 +24,13 @@ async def test_what_was_recorded_replays(kind: str) -> None:
     assert histories, f"no history of {kind} was recorded: `make histories`"
     replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)
 
-    for history in histories:
-        result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
-        assert result.replay_failure is None, f"{history.workflow_id}: {result.replay_failure}"
+    async def each() -> AsyncIterator[WorkflowHistory]:
+        for history in histories:
+            yield history
+
+    # All in one go: to begin a replay takes longer than the replay.
+    results = await replayer.replay_workflows(each(), raise_on_replay_failure=False)
+    assert results.replay_failures == {}
 
 
 def test_what_was_recorded_holds_every_step_signal_and_way_to_end() -> None:
