@@ -75,6 +75,12 @@ async def eventually(ask: Callable[[], Awaitable[T | None]], *, within_s: float 
         await asyncio.sleep(every_s)
 
 
+def troubles(progress: Mapping[str, Any]) -> str:
+    """Which steps of a workflow failed last, and why, as the API tells it."""
+    failed = [step for step in progress.get("steps", ()) if step["last_error"]]
+    return "; ".join(f"{step['name']}: {step['last_error']}" for step in failed)
+
+
 @dataclass
 class Lab:
     """One stack, seen from outside."""

@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 
 from domain import names
 from domain.lifecycle import JobStatus
-from tests.lab import DATASET, Lab, eventually, some_bytes
+from tests.lab import DATASET, Lab, eventually, some_bytes, troubles
 
 Versions = dict[str, list[tuple[str, int]]]
 Job = dict[str, Any]
@@ -491,7 +491,7 @@ async def noted(lab: Lab, pid: str, *words: str) -> bool:
 
     async def said() -> bool:
         progress = (await lab.api("GET", f"/archiver/datasets/{quote(pid)}")).json()
-        return all(word in progress.get("note", "") for word in words)
+        return all(word in troubles(progress) for word in words)
 
     return await eventually(said)
 

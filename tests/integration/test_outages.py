@@ -20,7 +20,7 @@ from cli.processes import ProcessId
 from cli.stack import Stack
 from domain import names
 from domain.lifecycle import JobStatus
-from tests.lab import QUICK, Lab, eventually, some_bytes
+from tests.lab import QUICK, Lab, eventually, some_bytes, troubles
 
 # The stack below is started once, so all of these tests belong into one process.
 pytestmark = pytest.mark.xdist_group("outages")
@@ -102,15 +102,17 @@ async def test_what_is_down_at_the_start_is_named_and_waited_for(lab: Lab) -> No
     await lab.stack.kill("worker-control")
     job_id = await lab.archive(pid)
     unasked = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()
-    assert (unasked["phase"], unasked["note"]) == ("planning", "no worker polls the queue control")
+    assert unasked["phase"] == "planning"
+    # A worker that polled a moment ago may just be slow.
+    assert unasked["note"].startswith(("no worker polls the queue control", "no worker answers on the queue control"))
     await asyncio.gather(*(lab.stack.kill(name) for name in ("minio", "lts", "scicat")))
 
     await lab.stack.restart("worker-control")
     await logged(lab, "worker-control", "open_job", job_id, "CatalogueUnavailable", "no answer")
     assert await missing(lab) == {"s3", "scicat"}
-    note = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()["note"]
-    assert "open_job" in note
-    assert "no answer" in note
+    said = troubles((await lab.api("GET", f"/archiver/jobs/{job_id}")).json())
+    assert "open_job" in said
+    assert "no answer" in said
 
     await lab.stack.restart("scicat")
     await logged(lab, "worker-control", "open_job", job_id, "ObjectStoreUnavailable")
@@ -120,7 +122,7 @@ async def test_what_is_down_at_the_start_is_named_and_waited_for(lab: Lab) -> No
     await logged(lab, "worker-control", "open_block", pid, "TapeUnavailable")
     assert await missing(lab) == set()
     progress = (await lab.api("GET", f"/archiver/datasets/{quote(pid)}")).json()
-    assert "open_block" in progress["note"]
+    assert "open_block" in troubles(progress)
     assert len(await lab.landed(pid)) == len(FILES)
 
     await lab.stack.restart("lts")
