@@ -23,8 +23,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from cli.processes import StackError
 from domain.errors import InfrastructureError
 from settings import Settings
-from worker.versioning import DEPLOYMENT
 from workflows import search_attributes
+from workflows.queues import DEPLOYMENT
 
 RETENTION = timedelta(days=30)
 """How long closed workflows can be asked about, and a second press of the same job is recognised by Temporal."""

@@ -4,9 +4,7 @@ from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import WorkerDeploymentConfig
 
 from settings import Settings
-
-DEPLOYMENT = "scopemarchiver"
-"""Name of the worker deployment of all our queues."""
+from workflows.queues import DEPLOYMENT
 
 
 def deployment(settings: Settings) -> WorkerDeploymentConfig | None:

@@ -10,3 +10,6 @@ RETRIEVAL = "retrieval"
 """Reads from the LTS: verification and recalled copies."""
 
 ALL = (CONTROL, ARCHIVAL, RETRIEVAL)
+
+DEPLOYMENT = "scopemarchiver"
+"""Temporal's name for the workers of all queues together, where they are versioned."""
