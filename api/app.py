@@ -35,12 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
             lazy=True,
         )
         async with ObjectStore.connect(
-            endpoint=settings.s3_endpoint,
-            external_endpoint=settings.s3_external_endpoint,
-            access_key=settings.s3_user.get_secret_value(),
-            secret_key=settings.s3_password.get_secret_value(),
-            region=settings.s3_region,
-            ca_file=settings.ca_file,
+            external_endpoint=settings.s3_external_endpoint, **settings.s3_connection
         ) as objects:
             app.state.services = Services(Gateway(client), objects, State(objects, settings.s3_state_bucket))
             yield

@@ -77,13 +77,7 @@ async def _latest(settings: Settings, *, fresh: bool) -> object | None:
     if fresh:
         await _make(settings)
     try:
-        async with ObjectStore.connect(
-            endpoint=settings.s3_endpoint,
-            access_key=settings.s3_user.get_secret_value(),
-            secret_key=settings.s3_password.get_secret_value(),
-            region=settings.s3_region,
-            ca_file=settings.ca_file,
-        ) as objects:
+        async with ObjectStore.connect(**settings.s3_connection) as objects:
             return await State(objects, settings.s3_state_bucket).get_json(names.LATEST_REPORT)
     except InfrastructureError as error:
         fail(f"S3 at {settings.s3_endpoint}: {error}; check S3_ENDPOINT, S3_USER and S3_PASSWORD", OUT_OF_REACH)

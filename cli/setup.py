@@ -56,13 +56,7 @@ async def prepare_buckets(settings: Settings) -> list[str]:
     landing = settings.s3_landingzone_bucket
     done: list[str] = []
     try:
-        async with ObjectStore.connect(
-            endpoint=settings.s3_endpoint,
-            access_key=settings.s3_user.get_secret_value(),
-            secret_key=settings.s3_password.get_secret_value(),
-            region=settings.s3_region,
-            ca_file=settings.ca_file,
-        ) as objects:
+        async with ObjectStore.connect(**settings.s3_connection) as objects:
             for bucket in (landing, settings.s3_retrieval_bucket, settings.s3_state_bucket):
                 before = await objects.versioning(bucket)
                 # The archive pins an object's version before it reads and frees just that one.

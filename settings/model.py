@@ -5,7 +5,7 @@ Where a value may come from is told in `settings/sources.py`.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -260,6 +260,17 @@ class Settings(BaseSettings):
     def datablock_target_bytes(self) -> int:
         """Size at which a datablock is closed, in bytes."""
         return round(self.archiver_target_size_gb * GB)
+
+    @property
+    def s3_connection(self) -> dict[str, Any]:
+        """The arguments with which every S3 client of the service connects."""
+        return {
+            "endpoint": self.s3_endpoint,
+            "access_key": self.s3_user.get_secret_value(),
+            "secret_key": self.s3_password.get_secret_value(),
+            "region": self.s3_region,
+            "ca_file": self.ca_file,
+        }
 
     def require(self, *names: str) -> None:
         """Refuse to go on without these settings, which have no default but only some processes need.

@@ -72,7 +72,6 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
         client: of Temporal.
         names: the queues that this process works on: their copies share its memory budget.
     """
-    access, secret = settings.s3_user.get_secret_value(), settings.s3_password.get_secret_value()
     store = long_term_store(settings)
     catalogue = Catalogue(
         endpoint=settings.scicat_endpoint,
@@ -82,13 +81,7 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
         jobs_api_prefix=settings.scicat_jobs_api_prefix,
         ca_file=settings.ca_file,
     )
-    s3: dict[str, Any] = {
-        "endpoint": settings.s3_endpoint,
-        "access_key": access,
-        "secret_key": secret,
-        "region": settings.s3_region,
-        "ca_file": settings.ca_file,
-    }
+    s3 = settings.s3_connection
     bulk = BulkObjects(**s3)
     with ThreadPoolExecutor(READERS, thread_name_prefix="landing-zone") as readers:
         async with (

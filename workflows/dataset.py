@@ -374,9 +374,10 @@ class DatasetWorkflow:
         config = config | ActivityConfig(summary=summary or None)
         if calm:
             return await undisturbed(self._insist(method, argument, config, brief=brief))
-        await self._may_start()
-        if brief and (done := await self._on_the_spot(method, argument, config, keep)):
-            return done[0]
+        if brief:
+            await self._may_start()
+            if done := await self._on_the_spot(method, argument, config, keep):
+                return done[0]
         while True:
             await self._may_start()
             seen = self._stops
