@@ -17,6 +17,8 @@ STEPS = ("plan_dataset", "open_block", "write_block", "verify_block", "await_tap
 RARE = Timing(retry_longest_s=14_400, poll_initial_s=60, poll_longest_s=14_400)
 """The times of production, but fewer retries and polls."""
 
+_MARKER = "marker_recorded_event_attributes"
+
 AS_FOUND = ("scheduledForArchiving", False, True)
 """A life cycle that no step would write."""
 
@@ -285,6 +287,10 @@ async def test_a_step_on_the_spot_that_is_late_ends_before_it_is_done_otherwise(
     assert real.world.running["commit"] == 1, "the first one still runs, and writes what it likes"
     real.world.let_go("commit")
     assert (await dataset.ended()).status is Outcome.ARCHIVED
+    events = (await dataset.handle.fetch_history()).events
+    failures = [event.marker_recorded_event_attributes.failure for event in events if event.HasField(_MARKER)]
+    [late] = [failure for failure in failures if failure.WhichOneof("failure_info")]
+    assert late.application_failure_info.type == "TimeoutError", "the worker ends it, and not the SDK's own time-out"
 
 
 # Parking, pausing, retrying.
