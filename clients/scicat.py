@@ -7,11 +7,14 @@ The catalogue's traps that shape this client (observed on the real backend):
   another, or updates get lost.
 - `archiveId` is unique over all of SciCat, and a second POST with the same one is a bare 500.
 - A life cycle is PATCHed as a sub-resource, which merges; embedded in the dataset, it would reset what is not sent.
+- A POST of a job that fails may have left the job: SciCat calls us before it answers, and passes our status on.
+- v4 has no blocks below a dataset, and no datablocks at all.
 """
 
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -30,13 +33,18 @@ from domain.errors import (
     JobRefused,
     Misconfigured,
     NoAccess,
+    TokenRefused,
     UnknownDataset,
     UnknownJob,
 )
 from domain.files import RegisteredFile
+from domain.lifecycle import JobType, finished, uploaded_fields
 
 _ALL = 1_000_000
-"""More datablocks than any dataset has."""
+"""More datablocks, or jobs, than any dataset has."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""What may stand behind "Bearer" (RFC 6750)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ class Catalogue:
         username: str,
         password: str,
         api_prefix: str = "/api/v3",
+        datasets_api_prefix: str = "",
         jobs_api_prefix: str = "/api/v4",
         ca_file: Path | None = None,
         connect_timeout_s: float = 10.0,
@@ -137,14 +146,16 @@ class Catalogue:
             endpoint: address of the backend.
             username: service account.
             password: its password.
-            api_prefix: of everything but jobs; login and datablocks exist in v3 only.
-            jobs_api_prefix: of jobs; the shape of a PATCH follows it.
+            api_prefix: of login, users and datablocks, which exist in v3 only.
+            datasets_api_prefix: of datasets, life cycles and original datablocks; empty is `api_prefix`.
+            jobs_api_prefix: of jobs; the shape of their bodies follows it.
             ca_file: certificates to trust instead of the system's.
             connect_timeout_s: for the connection and the TLS handshake.
             timeout_s: longest wait for the next bytes.
         """
         self._username, self._password = username, password
         self._api, self._jobs_api = api_prefix.rstrip("/"), jobs_api_prefix.rstrip("/")
+        self._datasets_api = datasets_api_prefix.rstrip("/") or self._api
         self._http = httpx.AsyncClient(
             base_url=endpoint.rstrip("/"),
             verify=ssl.create_default_context(cafile=ca_file),
@@ -167,6 +178,23 @@ class Catalogue:
             answer = await self._ask("asking for the own account", "GET", f"{self._api}/users/my/self")
             return answer.is_success
         return False
+
+    async def groups_of(self, token: str) -> frozenset[str]:
+        """The groups of the user whose token of SciCat's this is; the service's own account is not used.
+
+        Raises:
+            TokenRefused: SciCat does not accept the token.
+        """
+        what = "asking whose a token is"
+        if not _TOKEN.fullmatch(token):
+            raise TokenRefused("that is no bearer token")
+        answer = await self._send(what, "GET", f"{self._api}/users/my/identity", None, token)
+        if answer.status_code in (401, 403):
+            raise TokenRefused("the catalogue does not accept the token: it is expired, or not one of its own")
+        groups = _mapping(_mapping(self._json(answer, what)).get("profile")).get("accessGroups")
+        return (
+            frozenset(str(group) for group in cast("list[object]", groups)) if isinstance(groups, list) else frozenset()
+        )
 
     # --- Jobs ---------------------------------------------------------------------------------------------------------
 
@@ -195,7 +223,7 @@ class Catalogue:
             JobRefused: the job, or its dataset, is unknown: this will never work.
         """
         what = f"setting the status of job {job_id!r}"
-        if "v3" in self._jobs_api.split("/"):
+        if _is_v3(self._jobs_api):
             body: dict[str, Any] = {"jobStatusMessage": status}
         else:
             body = {"statusCode": status, "statusMessage": message}
@@ -206,6 +234,59 @@ class Catalogue:
             raise JobRefused(f"{what}: the catalogue answered {answer.status_code}{_said(answer)}")
         if not answer.is_success:
             _refuse(what, answer)
+
+    async def open_archive_jobs(self, pid: str) -> list[Job]:
+        """The archive jobs with this dataset that have not finished, whether or not anybody works on them."""
+        async with self._turn(pid):
+            return await self._open_archive_jobs(pid)
+
+    async def create_archive_job(self, pid: str, owner_user: str, owner_group: str, contact_email: str) -> str:
+        """See to it that there is an archive job of this dataset which has not finished; its id.
+
+        SciCat may have failed to tell us of the job, now or when it was made (by whomever), so whoever calls this
+        starts the job's workflow himself; starting it twice does no harm.
+
+        Args:
+            pid: the dataset, which has to be archivable.
+            owner_user: SciCat user that the job is to belong to.
+            owner_group: SciCat group that the job is to belong to.
+            contact_email: where SciCat sends its mails about the job.
+
+        Raises:
+            JobRefused: SciCat will never take such a job, e.g. since the dataset is not archivable.
+        """
+        what = f"posting an archive job of dataset {pid!r}"
+        datasets: list[dict[str, Any]] = [{"pid": pid, "files": []}]
+        body: dict[str, Any] = {"type": JobType.ARCHIVE.value}
+        if _is_v3(self._jobs_api):
+            params = {"username": owner_user, "ownerGroup": owner_group}
+            body |= {"datasetList": datasets, "jobParams": params, "emailJobInitiator": contact_email}
+        else:
+            params = {"username": owner_user, "datasetList": datasets}
+            body |= {"jobParams": params, "ownerUser": owner_user, "ownerGroup": owner_group}
+            body |= {"contactEmail": contact_email}
+        async with self._turn(pid):
+            for job in await self._open_archive_jobs(pid):
+                return job.id
+            try:
+                answer = await self._ask(what, "POST", f"{self._jobs_api}/jobs", body)
+                if answer.status_code == 400 and not _is_of_url_action(answer):
+                    raise JobRefused(f"{what}: the catalogue answered 400{_said(answer)}")
+                return _text(_mapping(self._json(answer, what)), "id")
+            except InfrastructureError:
+                # The job is there if only the answer was lost, or if SciCat could not tell us of it.
+                for job in await self._open_archive_jobs(pid):
+                    return job.id
+                raise
+
+    async def _open_archive_jobs(self, pid: str) -> list[Job]:
+        what = f"looking for archive jobs of dataset {pid!r}"
+        # Both versions look into the one store by this name; v3's own `datasetList.pid` finds nothing (4.27, code).
+        where = {"type": JobType.ARCHIVE.value, "jobParams.datasetList.pid": pid}
+        query = json.dumps({"where": where, "limits": {"limit": _ALL}})
+        answer = await self._ask(what, "GET", f"{self._jobs_api}/jobs?filter={quote(query, safe='')}")
+        jobs = [_job(found) for found in _mappings(self._json(answer, what))]
+        return [job for job in jobs if not finished(job.status)]
 
     def _job_url(self, job_id: str) -> str:
         return f"{self._jobs_api}/jobs/{quote(job_id, safe='')}"
@@ -239,11 +320,30 @@ class Catalogue:
         async with self._turn(pid):
             await self._of_dataset("changing the life cycle of", "PATCH", pid, "/datasetlifecycle", fields)
 
+    async def mark_archivable(self, pid: str) -> None:
+        """Tell that all files of a dataset have arrived; not for one whose archive is under way."""
+        await self.patch_lifecycle(pid, uploaded_fields())
+
     async def original_files(self, pid: str) -> list[RegisteredFile]:
         """All entries of all original datablocks, in the order of registration; paths as registered."""
         async with self._turn(pid):
-            blocks = await self._of_dataset("reading the original datablocks of", "GET", pid, "/origdatablocks")
-        return [file for block in _mappings(blocks) for file in _files(block)]
+            if _is_v3(self._datasets_api):
+                found = await self._of_dataset("reading the original datablocks of", "GET", pid, "/origdatablocks")
+            else:
+                found = await self._find_original_blocks(pid)
+        return [file for block in _mappings(found) for file in _files(block)]
+
+    async def _find_original_blocks(self, pid: str) -> object:
+        """By a filter, as v4 wants it, which leaves out what may not be read: an empty answer is not taken on trust."""
+        what = f"reading the original datablocks of dataset {pid!r}"
+        # Without limits the newest ten would come, newest first (4.27, code).
+        limits = {"limit": _ALL, "skip": 0, "sort": {"createdAt": "asc"}}
+        query = json.dumps({"where": {"datasetId": pid}, "limits": limits})
+        answer = await self._ask(what, "GET", f"{self._datasets_api}/origdatablocks?filter={quote(query, safe='')}")
+        found = self._json(answer, what)
+        if not found and _number(_mapping(await self._of_dataset("reading", "GET", pid)), "numberOfFiles"):
+            raise self._no_access(what, "")
+        return found
 
     async def datablocks(self, pid: str) -> list[Datablock]:
         """All registered datablocks."""
@@ -354,16 +454,19 @@ class Catalogue:
     ) -> object:
         """One call of a dataset; its answer's JSON, None if there is no body."""
         what = f"{doing} dataset {pid!r}"
-        url = f"{self._api}/datasets/{quote(pid, safe='')}{resource}"
-        answer = await self._ask(what, method, url, body)
+        api = self._api if resource.startswith("/datablocks") else self._datasets_api
+        answer = await self._ask(what, method, f"{api}/datasets/{quote(pid, safe='')}{resource}", body)
         if answer.status_code == 404 and not _is_unknown_route(answer):
             raise UnknownDataset(f"{what}: the catalogue does not know it{_said(answer)}")
         if answer.status_code == 403:
-            raise NoAccess(
-                f"{what}: SciCat does not let the archiver do that (its account is {self._username!r}); ask whoever "
-                f"looks after SciCat{_said(answer)}"
-            )
+            raise self._no_access(what, _said(answer))
         return self._json(answer, what)
+
+    def _no_access(self, what: str, said: str) -> NoAccess:
+        return NoAccess(
+            f"{what}: SciCat does not let the archiver do that (its account is {self._username!r}); ask whoever "
+            f"looks after SciCat{said}"
+        )
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
@@ -371,10 +474,10 @@ class Catalogue:
         """One call with a token that has not expired; 401 and 403 are believed from a fresh token only."""
         token, number = await self._fresh_token()
         answer = await self._send(what, method, url, body, token)
-        if answer.status_code in (401, 403):
+        if answer.status_code in (401, 403) and not _is_of_url_action(answer):
             token, _ = await self._fresh_token(after=number)
             answer = await self._send(what, method, url, body, token)
-        if answer.status_code == 401:
+        if answer.status_code == 401 and not _is_of_url_action(answer):
             raise Misconfigured(f"{what}: the catalogue refuses the account {self._username!r}")
         return answer
 
@@ -437,7 +540,7 @@ def _renewal_margin_s(life_s: float) -> float:
 
 
 def _refuse(what: str, answer: httpx.Response) -> NoReturn:
-    misconfigured = answer.status_code in (401, 403) or _is_unknown_route(answer)
+    misconfigured = (answer.status_code in (401, 403) and not _is_of_url_action(answer)) or _is_unknown_route(answer)
     kind = Misconfigured if misconfigured else CatalogueUnavailable
     raise kind(f"{what}: the catalogue answered {answer.status_code}{_said(answer)}")
 
@@ -457,6 +560,16 @@ def _said(answer: httpx.Response) -> str:
 def _is_unknown_job(answer: httpx.Response) -> bool:
     """An unknown id is a 400 like any other but for its text."""
     return answer.status_code == 400 and "Invalid job id" in _said(answer)
+
+
+def _is_of_url_action(answer: httpx.Response) -> bool:
+    """Whether it was not SciCat that failed but its call of us: the job is there, and a status is not SciCat's own."""
+    said = _said(answer)
+    return said.startswith(": A remote URL call failed") or "unable to perform action 'url'" in said
+
+
+def _is_v3(prefix: str) -> bool:
+    return "v3" in prefix.split("/")
 
 
 def _is_unknown_route(answer: httpx.Response) -> bool:

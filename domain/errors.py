@@ -21,6 +21,7 @@ ArchiverError
 │   ├── UnknownJob              the catalogue does not know the job id
 │   ├── JobRefused              the catalogue will never take this change of the job
 │   └── UnknownJobType          neither archive nor retrieve
+├── TokenRefused            the catalogue does not accept a user's token; the API's to answer, never retried
 └── InfrastructureError     ours to mend; retried, then the dataset is parked
     ├── ObjectStoreUnavailable
     ├── CatalogueUnavailable
@@ -117,6 +118,10 @@ class JobRefused(JobError):
 
 class UnknownJobType(JobError):
     """A job of a type other than archive and retrieve."""
+
+
+class TokenRefused(ArchiverError):
+    """The catalogue does not accept a user's token."""
 
 
 class InfrastructureError(ArchiverError):

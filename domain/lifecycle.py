@@ -143,6 +143,11 @@ def archive_fields(moment: ArchiveMoment, found: FoundLifecycle, reason: str = "
             }
 
 
+def uploaded_fields() -> dict[str, object]:
+    """Fields for a PATCH of `datasetlifecycle` when all files have arrived: from here on it may be archived."""
+    return {"archiveStatusMessage": "datasetCreated", "archivable": True}
+
+
 class RetrieveMoment(StrEnum):
     """The moments of a retrieval at which the life cycle changes; the value is `retrieveStatusMessage`."""
 

@@ -166,7 +166,9 @@ async def query_datasets(
     world: WorldDep, user: UserDep, version: VersionDep, fields: str | None = None, limits: str | None = None
 ) -> JSONResponse:
     """The datasets one may read, by `fields` and `limits`."""
-    return JSONResponse(filters.full_query(_readable(world, user, version), fields, limits))
+    return JSONResponse(
+        filters.full_query(_readable(world, user, version), filters.parse(fields), filters.parse(limits))
+    )
 
 
 @router.get("/datasets/{pid}")

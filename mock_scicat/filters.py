@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -144,10 +144,25 @@ def _sort_key(name: str, document: Document) -> tuple[bool, str | float]:
     return (False, value)
 
 
-def full_query(documents: Iterable[Document], fields: str | None, limits: str | None) -> list[Document]:
+def renamed(query: Any, names: Mapping[str, str]) -> Any:
+    """The query with other names for fields, as keys and in `order`, however deep they stand."""
+    if isinstance(query, list):
+        return [renamed(part, names) for part in cast("list[Any]", query)]
+    if not isinstance(query, dict):
+        return query
+    new: Document = {}
+    for key, value in cast("Document", query).items():
+        if key == "order" and isinstance(value, str):
+            field, _, direction = value.partition(":")
+            value = f"{names.get(field, field)}:{direction}"
+        new[names.get(key, key)] = renamed(value, names)
+    return new
+
+
+def full_query(documents: Iterable[Document], fields: Document, limits: Document) -> list[Document]:
     """`fullquery`: `fields` are conditions, a list means "one of", `text` is searched in the whole document."""
-    wanted = parse(fields)
+    wanted = dict(fields)
     text = str(wanted.pop("text", "") or "").lower()
     where: Document = {name: {"in": value} if isinstance(value, list) else value for name, value in wanted.items()}
     found = [d for d in documents if matches(d, where) and (not text or text in json.dumps(d).lower())]
-    return page(found, parse(limits))
+    return page(found, limits)

@@ -39,6 +39,16 @@ _V4_CREATE = required(type=STRING, jobParams=OBJECT) | optional(ownerUser=STRING
 _V4_UPDATE = required(statusCode=STRING, statusMessage=STRING) | optional(jobResultObject=OBJECT)
 
 _V3_NAMES = {"emailJobInitiator": "contactEmail", "creationTime": "createdAt", "jobStatusMessage": "statusCode"}
+_STORED_NAMES: dict[Version, dict[str, str]] = {
+    "v3": _V3_NAMES
+    | {
+        "executionTime": "jobParams.executionTime",
+        "jobParams.username": "ownerUser",
+        "datasetList": "jobParams.datasetList",
+    },
+    "v4": {},
+}
+"""How names in a v3 filter are translated (4.27, code): whole names alone, so `datasetList.pid` finds nothing."""
 
 
 @router.post("/jobs")
@@ -59,7 +69,10 @@ async def create_job(world: WorldDep, user: LoggedIn, version: VersionDep, body:
 @router.get("/jobs")
 async def list_jobs(world: WorldDep, user: LoggedIn, version: VersionDep, filter: str | None = None) -> JSONResponse:  # noqa: A002
     """The jobs that meet the filter; those one may not read are left out."""
-    return JSONResponse(filters.select(_readable(world, user, version), filters.parse(filter)))
+    query = filters.parse(filter)
+    fields = query.pop("fields", None)
+    found = filters.select(_readable(world, user), filters.renamed(query, _STORED_NAMES[version]))
+    return JSONResponse([filters.project(render(job, version), fields) for job in found])
 
 
 @router.get("/jobs/fullquery")
@@ -67,7 +80,10 @@ async def query_jobs(
     world: WorldDep, user: LoggedIn, version: VersionDep, fields: str | None = None, limits: str | None = None
 ) -> JSONResponse:
     """The jobs one may read, by `fields` and `limits`."""
-    return JSONResponse(filters.full_query(_readable(world, user, version), fields, limits))
+    names = _STORED_NAMES[version]
+    where, page = filters.renamed(filters.parse(fields), names), filters.renamed(filters.parse(limits), names)
+    found = filters.full_query(_readable(world, user), where, page)
+    return JSONResponse([render(job, version) for job in found])
 
 
 @router.get("/jobs/datasetDetails")
@@ -154,8 +170,8 @@ def _readable_job(world: World, user: User, key: str) -> Document:
     return job
 
 
-def _readable(world: World, user: User, version: Version) -> list[Document]:
-    return [render(job, version) for job in world.store.list("jobs") if world.rights.reads_job(user, job)]
+def _readable(world: World, user: User) -> list[Document]:
+    return [job for job in world.store.list("jobs") if world.rights.reads_job(user, job)]
 
 
 def _pids(job: Document) -> list[str]:

@@ -82,12 +82,15 @@ class Settings(BaseSettings):
     scicat_endpoint: Endpoint = Field(
         default="http://127.0.0.1:3000", description="SciCat backend, without the API prefix."
     )
-    scicat_api_prefix: Prefix = Field(default="/api/v3", description="Prefix of SciCat's API: login and users.")
+    scicat_api_prefix: Prefix = Field(
+        default="/api/v3", description="Prefix of SciCat's API: login, users and datablocks, which only v3 has."
+    )
     scicat_jobs_api_prefix: Prefix = Field(
         default="/api/v3", description="Prefix for jobs (/api/v3 or /api/v4: their shapes differ)."
     )
     scicat_datasets_api_prefix: Prefix = Field(
-        default="", description="Prefix for datasets and datablocks; empty: as SCICAT_API_PREFIX."
+        default="",
+        description="Prefix for datasets, life cycles and original datablocks; empty: as SCICAT_API_PREFIX.",
     )
     scicat_user: SecretStr = Field(default=NO_SECRET, description="The service's account in SciCat.")
     scicat_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
@@ -260,6 +263,19 @@ class Settings(BaseSettings):
     def datablock_target_bytes(self) -> int:
         """Size at which a datablock is closed, in bytes."""
         return round(self.archiver_target_size_gb * GB)
+
+    @property
+    def scicat_connection(self) -> dict[str, Any]:
+        """The arguments with which every client of SciCat's connects as the service."""
+        return {
+            "endpoint": self.scicat_endpoint,
+            "username": self.scicat_user.get_secret_value(),
+            "password": self.scicat_password.get_secret_value(),
+            "api_prefix": self.scicat_api_prefix,
+            "datasets_api_prefix": self.scicat_datasets_api_prefix,
+            "jobs_api_prefix": self.scicat_jobs_api_prefix,
+            "ca_file": self.ca_file,
+        }
 
     @property
     def s3_connection(self) -> dict[str, Any]:

@@ -73,14 +73,7 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
         names: the queues that this process works on: their copies share its memory budget.
     """
     store = long_term_store(settings)
-    catalogue = Catalogue(
-        endpoint=settings.scicat_endpoint,
-        username=settings.scicat_user.get_secret_value(),
-        password=settings.scicat_password.get_secret_value(),
-        api_prefix=settings.scicat_api_prefix,
-        jobs_api_prefix=settings.scicat_jobs_api_prefix,
-        ca_file=settings.ca_file,
-    )
+    catalogue = Catalogue(**settings.scicat_connection)
     s3 = settings.s3_connection
     bulk = BulkObjects(**s3)
     with ThreadPoolExecutor(READERS, thread_name_prefix="landing-zone") as readers:

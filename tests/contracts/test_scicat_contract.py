@@ -1,11 +1,12 @@
 """What the archiver relies on SciCat for, asked of the stand-in through `Catalogue`; traps as in scicat-contract.md."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import httpx
@@ -17,6 +18,7 @@ from domain.errors import (
     JobRefused,
     Misconfigured,
     NoAccess,
+    TokenRefused,
     UnknownDataset,
     UnknownJob,
 )
@@ -181,6 +183,102 @@ async def test_a_job_that_the_account_may_not_read(open_catalogue: Open, users: 
         await bob.job(job_id)
     with pytest.raises(Misconfigured):
         await bob.patch_job(job_id, "inProgress", "")
+
+
+POSTED: dict[str, Any] = {"owner_user": "alice", "owner_group": "group1", "contact_email": "alice@example.org"}
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_one_archive_job_at_a_time(open_catalogue: Open, users: Users, version: str) -> None:
+    catalogue = open_catalogue(jobs_api_prefix=f"/api/{version}")
+    pid, other = users.dataset(), users.dataset()
+    users.job(version, {"pid": other, "files": []})
+    assert await catalogue.open_archive_jobs(pid) == []
+    job_id, *again = await asyncio.gather(*(catalogue.create_archive_job(pid, **POSTED) for _ in range(3)))
+    assert again == [job_id] * 2
+    posted = users.ask("GET", f"/api/v4/jobs/{job_id}")
+    assert (posted["ownerUser"], posted["ownerGroup"], posted["contactEmail"]) == tuple(POSTED.values())
+    assert posted["jobParams"]["datasetList"] == [{"pid": pid, "files": []}]
+    assert [job.id for job in await catalogue.open_archive_jobs(pid)] == [job_id]
+    await catalogue.patch_job(job_id, "inProgress", "")
+    assert await catalogue.create_archive_job(pid, **POSTED) == job_id
+    await catalogue.patch_job(job_id, "finishedUnsuccessful", "")
+    assert await catalogue.open_archive_jobs(pid) == []
+    assert await catalogue.create_archive_job(pid, **POSTED) != job_id
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_an_archive_job_among_others_and_of_several_datasets(
+    open_catalogue: Open, users: Users, version: str
+) -> None:
+    catalogue = open_catalogue(jobs_api_prefix=f"/api/{version}")
+    pid, other = users.dataset(), users.dataset()
+    await catalogue.patch_lifecycle(pid, {"retrievable": True})
+    await catalogue.patch_lifecycle(other, {"retrievable": True})
+    entries: list[dict[str, Any]] = [{"pid": other, "files": []}, {"pid": pid, "files": []}]
+    users.ask("POST", "/api/v3/jobs", {"type": "retrieve", "datasetList": entries})
+    job_id = users.job("v3", *entries)
+    assert await catalogue.create_archive_job(pid, **POSTED) == job_id
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_a_job_that_scicat_never_takes(open_catalogue: Open, users: Users, version: str) -> None:
+    catalogue = open_catalogue(jobs_api_prefix=f"/api/{version}")
+    pid = users.dataset()
+    await catalogue.patch_lifecycle(pid, {"archivable": False, "archiveStatusMessage": "filesNotYetAvailable"})
+    with pytest.raises(JobRefused, match=r"400: Invalid request. Invalid value for 'datasetlifecycle.archivable'"):
+        await catalogue.create_archive_job(pid, **POSTED)
+    await catalogue.mark_archivable(pid)
+    found = await catalogue.lifecycle(pid)
+    assert (found.archivable, found.archive_status) == (True, "datasetCreated")
+    assert await catalogue.create_archive_job(pid, **POSTED)
+    with pytest.raises(JobRefused, match="do not exist"):
+        await catalogue.create_archive_job("20.500.11935/unknown", **POSTED)
+    with pytest.raises(Misconfigured, match="Unauthorized to create this job"):
+        await open_catalogue(username="bob", password="bob", jobs_api_prefix=f"/api/{version}").create_archive_job(
+            users.dataset(), "bob", "group2", "bob@example.org"
+        )
+
+
+@pytest.mark.parametrize("mishap", [{"status": 500}, {"cut": True}])
+async def test_a_job_whose_answer_was_lost_is_looked_up(
+    catalogue: Catalogue, users: Users, mishap: dict[str, Any]
+) -> None:
+    pid = users.dataset()
+    users.fault("/api/v4/jobs", method="POST", after=True, **mishap)
+    job_id = await catalogue.create_archive_job(pid, **POSTED)
+    assert [job.id for job in await catalogue.open_archive_jobs(pid)] == [job_id]
+    users.fault("/api/v4/jobs", method="POST", **mishap)
+    with pytest.raises(CatalogueUnavailable):
+        await catalogue.create_archive_job(users.dataset(), **POSTED)
+
+
+async def test_a_job_of_which_scicat_cannot_tell_us_is_posted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_catalogue: Open
+) -> None:
+    archiver = CannedServer()
+    monkeypatch.setenv("MOCK_SCICAT_JOB_URL", f"{archiver.url}/jobs")
+    server = scicat_process(tmp_path)
+    try:
+        server.start()
+        catalogue = open_catalogue(endpoint=server.url)
+        with closing(Users(server.url)) as users:
+            with archiver:
+                for status in (401, 403, 500):
+                    archiver.says("POST", "/jobs", Canned(status, b"no"))
+                    await _posted_once(catalogue, users)
+            await _posted_once(catalogue, users)  # and now nobody is there
+            assert len(users.requests("/api/v3/auth/login")) == 2  # the service's and Alice's
+    finally:
+        server.stop()
+
+
+async def _posted_once(catalogue: Catalogue, users: Users) -> None:
+    pid, before = users.dataset(), len(users.requests("/api/v4/jobs", "POST"))
+    job_id = await catalogue.create_archive_job(pid, **POSTED)
+    where = {"filter": json.dumps({"where": {"jobParams.datasetList.pid": pid}})}
+    assert [job["id"] for job in users.ask("GET", f"/api/v4/jobs?{urlencode(where)}")] == [job_id]
+    assert len(users.requests("/api/v4/jobs", "POST")) == before + 1
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------------
@@ -351,6 +449,30 @@ async def test_a_token_is_renewed_before_it_expires(
             assert {status for _, status in users.requests()} == {200, 201}
     finally:
         server.stop()
+
+
+async def test_the_groups_of_somebody_elses_token(open_catalogue: Open, users: Users) -> None:
+    nobody = open_catalogue(username="", password="")
+    logins = {
+        name: users.http.post("/api/v3/auth/login", json={"username": name, "password": name}).json()["access_token"]
+        for name in ("alice", "ingestor")
+    }
+    assert await nobody.groups_of(logins["alice"]) == {"group1"}
+    assert await nobody.groups_of(logins["ingestor"]) == {"ingestor"}
+    for token in ("", "nonsense", logins["alice"][:-2], "a b", "a\r\nX: y", "ü"):
+        with pytest.raises(TokenRefused) as refused:
+            await nobody.groups_of(token)
+        assert not token or token not in str(refused.value)
+    for status in (401, 403):
+        users.fault("/api/v3/users/my/identity", status=status)
+        with pytest.raises(TokenRefused):
+            await nobody.groups_of(logins["alice"])
+    for mishap in ({"status": 500}, {"status": 429}, {"cut": True, "times": 2}):
+        users.fault("/api/v3/users/my/identity", **mishap)
+        with pytest.raises(CatalogueUnavailable):
+            await nobody.groups_of(logins["alice"])
+    with pytest.raises(Misconfigured):
+        await open_catalogue(api_prefix="/api/v4").groups_of(logins["alice"])
 
 
 async def test_a_wrong_password_is_ours_to_mend_and_not_shown(open_catalogue: Open) -> None:

@@ -4,10 +4,12 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from clients.scicat import Catalogue, Datablock, Dataset, Job, JobDataset, Lifecycle
-from domain.errors import CatalogueUnavailable, JobRefused, UnknownDataset, UnknownJob
+from domain.errors import CatalogueUnavailable, JobRefused, TokenRefused, UnknownDataset, UnknownJob
 from domain.files import RegisteredFile
+from domain.lifecycle import finished
 
 
 @dataclass
@@ -48,6 +50,8 @@ class FakeCatalogue(Catalogue):
     def __init__(self) -> None:  # pyright: ignore[reportMissingSuperCall]
         self.known: dict[str, FakeDataset] = {}
         self.jobs: dict[str, FakeJob] = {}
+        self.groups: dict[str, frozenset[str]] = {}
+        """Of the tokens that are accepted."""
         self.calls: Counter[str] = Counter()
         self._failures: dict[str, deque[Exception]] = {}
         self._last_id = 0
@@ -80,6 +84,33 @@ class FakeCatalogue(Catalogue):
             raise JobRefused(job_id)
         job.status, job.result = status, job.result if result is None else result
         job.history.append((status, message))
+
+    async def open_archive_jobs(self, pid: str) -> list[Job]:
+        """Those not finished."""
+        self._called("open_archive_jobs")
+        archives = [
+            Job(job_id, job.type, job.status, job.datasets, job.owner_group, "alice", job.result)
+            for job_id, job in self.jobs.items()
+            if job.type == "archive" and any(entry.pid == pid for entry in job.datasets)
+        ]
+        return [job for job in archives if not finished(job.status)]
+
+    async def create_archive_job(self, pid: str, owner_user: str, owner_group: str, contact_email: str) -> str:
+        """Post a job, unless there is one."""
+        if not self._dataset("create_archive_job", pid).lifecycle["archivable"]:
+            raise JobRefused(pid)
+        for job in await self.open_archive_jobs(pid):
+            return job.id
+        job_id = str(uuid4())
+        self.jobs[job_id] = FakeJob("archive", (JobDataset(pid),), owner_group)
+        return job_id
+
+    async def groups_of(self, token: str) -> frozenset[str]:
+        """Of the tokens in `groups`."""
+        self._called("groups_of")
+        if token not in self.groups:
+            raise TokenRefused(token)
+        return self.groups[token]
 
     async def dataset(self, pid: str) -> Dataset:
         """Read a dataset."""
