@@ -94,6 +94,11 @@ class FoundLifecycle(Message):
         return FoundLifecycle(archivable=True, retrievable=self.retrievable, archive_status="datasetCreated")
 
 
+def _told(reason: str) -> dict[str, str]:
+    """A reason as SciCat's schema has it, an object: its Python client takes a string for a broken dataset."""
+    return {"message": reason}
+
+
 class ArchiveMoment(StrEnum):
     """The moments of an archive at which the life cycle changes."""
 
@@ -124,13 +129,13 @@ def archive_fields(moment: ArchiveMoment, found: FoundLifecycle, reason: str = "
     """Fields for a PATCH of `datasetlifecycle`."""
     match moment:
         case ArchiveMoment.START:
-            return {"archiveStatusMessage": moment.status, "archivable": False, "archiveReturnMessage": ""}
+            return {"archiveStatusMessage": moment.status, "archivable": False, "archiveReturnMessage": _told("")}
         case ArchiveMoment.COMMITTED:
             return {
                 "archiveStatusMessage": moment.status,
                 "archivable": False,
                 "retrievable": True,
-                "archiveReturnMessage": reason,
+                "archiveReturnMessage": _told(reason),
             }
         case ArchiveMoment.FREED:
             return {"isOnCentralDisk": False}
@@ -139,7 +144,7 @@ def archive_fields(moment: ArchiveMoment, found: FoundLifecycle, reason: str = "
                 "archiveStatusMessage": moment.status or found.archive_status,
                 "archivable": found.archivable if moment is ArchiveMoment.CANCELLED else True,
                 "retrievable": found.retrievable,
-                "archiveReturnMessage": reason,
+                "archiveReturnMessage": _told(reason),
             }
 
 
@@ -158,4 +163,4 @@ class RetrieveMoment(StrEnum):
 
 def retrieve_fields(moment: RetrieveMoment, reason: str = "") -> dict[str, object]:
     """Fields for a PATCH of `datasetlifecycle`; archivable and retrievable are never touched."""
-    return {"retrieveStatusMessage": moment.value, "retrieveReturnMessage": reason}
+    return {"retrieveStatusMessage": moment.value, "retrieveReturnMessage": _told(reason)}

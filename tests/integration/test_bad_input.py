@@ -140,7 +140,7 @@ async def test_a_mistake_is_named_and_touches_nothing(lab: Lab, mistake: Mistake
     for words in mistake.sentence:
         assert words in outcome["message"]
     assert await standing(lab, pid) == ("missingFilesError", True, False)
-    assert (await lab.lifecycle(pid))["archiveReturnMessage"] == f"{mistake.error}: {outcome['message']}"
+    assert (await lab.lifecycle(pid))["archiveReturnMessage"] == {"message": f"{mistake.error}: {outcome['message']}"}
     assert await versions(lab, pid) == before
     await nothing_was_left(lab, pid)
     [shown] = (await lab.api("GET", f"/archiver/jobs/{job_id}")).json()["datasets"]
@@ -449,7 +449,7 @@ async def test_a_dataset_that_is_not_archived_cannot_be_retrieved(lab: Lab) -> N
         True,
         True,
     )
-    assert life["retrieveReturnMessage"] == f"NotArchived: {outcome['message']}"
+    assert life["retrieveReturnMessage"] == {"message": f"NotArchived: {outcome['message']}"}
 
 
 async def test_a_dataset_that_is_being_archived_cannot_be_retrieved_yet(lab: Lab) -> None:

@@ -39,7 +39,7 @@ async def retrieve(stage: Stage, pid: str = "p") -> Dataset:
 
 def status(stage: Stage, pid: str = "p") -> tuple[str, str]:
     life = stage.world.catalogue.known[pid].lifecycle
-    return life["retrieveStatusMessage"], life.get("retrieveReturnMessage", "")
+    return life["retrieveStatusMessage"], life.get("retrieveReturnMessage", {}).get("message", "")
 
 
 async def test_what_is_missing_is_recalled_at_once_copied_and_released(stage: Stage) -> None:

@@ -20,14 +20,17 @@ FOUND = FoundLifecycle(archivable=False, retrievable=True, archive_status="sched
 @pytest.mark.parametrize(
     ("moment", "fields"),
     [
-        (ArchiveMoment.START, {"archiveStatusMessage": "started", "archivable": False, "archiveReturnMessage": ""}),
+        (
+            ArchiveMoment.START,
+            {"archiveStatusMessage": "started", "archivable": False, "archiveReturnMessage": {"message": ""}},
+        ),
         (
             ArchiveMoment.DATASET_ERROR,
             {
                 "archiveStatusMessage": "missingFilesError",
                 "archivable": True,
                 "retrievable": True,
-                "archiveReturnMessage": "why",
+                "archiveReturnMessage": {"message": "why"},
             },
         ),
         (
@@ -36,7 +39,7 @@ FOUND = FoundLifecycle(archivable=False, retrievable=True, archive_status="sched
                 "archiveStatusMessage": "scheduleArchiveJobFailed",
                 "archivable": True,
                 "retrievable": True,
-                "archiveReturnMessage": "why",
+                "archiveReturnMessage": {"message": "why"},
             },
         ),
         (
@@ -45,7 +48,7 @@ FOUND = FoundLifecycle(archivable=False, retrievable=True, archive_status="sched
                 "archiveStatusMessage": "scheduledForArchiving",
                 "archivable": False,
                 "retrievable": True,
-                "archiveReturnMessage": "why",
+                "archiveReturnMessage": {"message": "why"},
             },
         ),
         (
@@ -54,7 +57,7 @@ FOUND = FoundLifecycle(archivable=False, retrievable=True, archive_status="sched
                 "archiveStatusMessage": "datasetOnArchiveDisk",
                 "archivable": False,
                 "retrievable": True,
-                "archiveReturnMessage": "why",
+                "archiveReturnMessage": {"message": "why"},
             },
         ),
         (ArchiveMoment.FREED, {"isOnCentralDisk": False}),
@@ -89,7 +92,10 @@ def test_a_started_that_no_run_stands_behind_counts_as_never_started(retrievable
     ],
 )
 def test_a_retrieval_never_touches_archivable_and_retrievable(moment: RetrieveMoment, status: str) -> None:
-    assert retrieve_fields(moment, "why") == {"retrieveStatusMessage": status, "retrieveReturnMessage": "why"}
+    assert retrieve_fields(moment, "why") == {
+        "retrieveStatusMessage": status,
+        "retrieveReturnMessage": {"message": "why"},
+    }
 
 
 GOOD, ERROR, FAILED = Outcome.ARCHIVED, Outcome.DATASET_ERROR, Outcome.FAILED
