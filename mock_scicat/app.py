@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from . import blocks, datasets, faults, jobs, lifecycle, page, users
+from . import attachments, blocks, datasets, faults, jobs, lifecycle, page, users
 from .accounts import Accounts
 from .config import Config
 from .context import World
@@ -33,10 +33,12 @@ def create_app(config: Config, *, job_transport: httpx.AsyncBaseTransport | None
     )  # fmt: skip
     app.state.world = _build_world(config, job_transport)
     app.state.hooks = faults.Hooks()
+    for router in (datasets.public, attachments.attachments):  # before datasets/{pid}
+        app.include_router(router, prefix="/api/v4")
     for version in ("v3", "v4"):
         for router in (lifecycle.router, datasets.router, blocks.origdatablocks, jobs.router):
             app.include_router(router, prefix=f"/api/{version}")
-    for router in (blocks.of_dataset, blocks.datablocks, users.router):
+    for router in (blocks.of_dataset, blocks.datablocks, attachments.of_dataset, users.router):
         app.include_router(router, prefix="/api/v3")
     app.include_router(faults.router)
     app.include_router(page.router)

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from . import datasets, filters, lifecycle
 from .accounts import User
-from .context import BodyDep, IdDep, LoggedIn, PidDep, UserDep, World, WorldDep, now
+from .context import BodyDep, IdDep, LoggedIn, PidDep, UserDep, VersionDep, World, WorldDep, now
 from .errors import forbidden, not_found, unhandled
 from .store import DuplicateKeyError
 from .validation import (
@@ -114,10 +114,16 @@ async def delete_datablocks(world: WorldDep, user: LoggedIn, pid: PidDep) -> JSO
 
 
 @origdatablocks.get("/origdatablocks")
-async def find_origdatablocks(world: WorldDep, user: UserDep, filter: str | None = None) -> JSONResponse:  # noqa: A002
+async def find_origdatablocks(
+    world: WorldDep,
+    user: UserDep,
+    version: VersionDep,
+    filter: str | None = None,  # noqa: A002
+) -> JSONResponse:
     """By filter; what one may not read is left out."""
     readable = [block for block in world.store.list("origdatablocks") if world.rights.reads(user, block)]
-    return JSONResponse(filters.select(readable, filters.parse(filter)))
+    limits = filters.V3_LIMITS if version == "v3" else filters.V4_LIMITS
+    return JSONResponse(filters.select(readable, filters.parse(filter), limits))
 
 
 @origdatablocks.post("/origdatablocks")
@@ -140,7 +146,7 @@ async def get_origdatablock(world: WorldDep, user: UserDep, id: IdDep) -> JSONRe
 async def find_datablocks(world: WorldDep, user: UserDep, filter: str | None = None) -> JSONResponse:  # noqa: A002
     """By filter; here DELETE_GROUPS may read all."""
     readable = [block for block in world.store.list("datablocks") if _reads_datablock(world, user, block)]
-    return JSONResponse(filters.select(readable, filters.parse(filter)))
+    return JSONResponse(filters.select(readable, filters.parse(filter), filters.V3_LIMITS))
 
 
 @datablocks.post("/datablocks")

@@ -38,6 +38,11 @@ from .validation import (
 )
 
 router = APIRouter(tags=["datasets"])
+"""v3 and v4."""
+public = APIRouter(tags=["datasets"])
+"""v4 only."""
+
+RELATIONS = ("origdatablocks", "datablocks", "attachments")
 
 TYPES = ("raw", "derived", "custom")
 _TYPE = Kind("isEnum", "{} must be one of the following values: " + ", ".join(TYPES), lambda value: value in TYPES)
@@ -138,7 +143,7 @@ async def is_valid(_user: LoggedIn, version: VersionDep, body: BodyDep) -> JSONR
 @router.get("/datasets")
 async def list_datasets(world: WorldDep, user: UserDep, version: VersionDep, filter: str | None = None) -> JSONResponse:  # noqa: A002
     """The datasets one may read that meet the filter; without a token only published ones."""
-    return JSONResponse(filters.select(_readable(world, user, version), filters.parse(filter)))
+    return JSONResponse(_listed(world, _readable(world, user, version), version, filter))
 
 
 @router.get("/datasets/count")
@@ -171,23 +176,47 @@ async def query_datasets(
     )
 
 
+@router.get("/datasets/fullfacet")
+async def count_facets(
+    world: WorldDep, user: UserDep, version: VersionDep, fields: str | None = None, facets: str | None = None
+) -> JSONResponse:
+    """How many of the datasets one may read there are, by each value of the `facets`."""
+    return JSONResponse(filters.full_facet(_readable(world, user, version), filters.parse(fields), facets))
+
+
 @router.get("/datasets/{pid}")
 async def get_dataset(
+    request: Request,
     world: WorldDep,
     user: UserDep,
     version: VersionDep,
     pid: PidDep,
     filter: str | None = None,  # noqa: A002
 ) -> JSONResponse:
-    """One dataset; v3's filter may include its blocks, even where their own end points refuse (observed)."""
+    """One dataset; its blocks may be included, even where their own end points refuse (observed).
+
+    They are asked for by the filter in v3, by `include` in v4 (code).
+    """
     dataset = find(world, pid, version)
     if not world.rights.reads_dataset(user, dataset):
         raise forbidden("Unauthorized access")
-    shown = render(dataset, version, history=True)
-    if version == "v3":
-        for relation in _relations(filters.parse(filter)):
-            shown[relation] = world.store.list(relation, dataset=pid)
-    return JSONResponse(shown)
+    wanted = _included(filters.parse(filter)) if version == "v3" else request.query_params.getlist("include")
+    return JSONResponse(_with_relations(world, render(dataset, version, history=True), wanted))
+
+
+@public.get("/datasets/public")
+async def list_public_datasets(world: WorldDep, filter: str | None = None) -> JSONResponse:  # noqa: A002
+    """The published datasets that meet the filter, for everybody."""
+    return JSONResponse(_listed(world, _readable(world, None, "v4"), "v4", filter))
+
+
+@public.get("/datasets/public/{pid}")
+async def get_public_dataset(request: Request, world: WorldDep, pid: PidDep) -> JSONResponse:
+    """One published dataset, for everybody; another is as good as unknown."""
+    dataset = find(world, pid, "v4")
+    if not world.rights.reads_dataset(None, dataset):
+        raise not_found("dataset: null not found")
+    return JSONResponse(_with_relations(world, render(dataset, "v4"), request.query_params.getlist("include")))
 
 
 @router.patch("/datasets/{pid}")
@@ -251,6 +280,13 @@ def render(dataset: Document, version: Version, *, history: bool = False) -> Doc
 def _readable(world: World, user: User | None, version: Version) -> list[Document]:
     stored = world.store.list("datasets")
     return [render(dataset, version) for dataset in stored if world.rights.reads_dataset(user, dataset)]
+
+
+def _listed(world: World, readable: list[Document], version: Version, text: str | None) -> list[Document]:
+    query = filters.parse(text)
+    found = filters.select(readable, query, filters.V3_LIMITS if version == "v3" else filters.V4_LIMITS)
+    wanted = _included(query)
+    return [_with_relations(world, dataset, wanted) for dataset in found]
 
 
 def _violations_of_new(body: Document, version: Version) -> list[Violation]:
@@ -340,7 +376,11 @@ def _check_unmodified(request: Request, dataset: Document) -> None:
         raise refusal(412, "Dataset has been modified on server since the date given in If-Unmodified-Since")
 
 
-def _relations(query: Document) -> list[str]:
+def _included(query: Document) -> list[str]:
     wanted: list[Any] = query.get("include") or []
-    names = [str(cast("Document", entry).get("relation") if isinstance(entry, dict) else entry) for entry in wanted]
-    return [name for name in names if name in ("origdatablocks", "datablocks")]
+    return [str(cast("Document", entry).get("relation") if isinstance(entry, dict) else entry) for entry in wanted]
+
+
+def _with_relations(world: World, shown: Document, wanted: list[str]) -> Document:
+    names = [name for name in RELATIONS if name in wanted or "all" in wanted]
+    return shown | {name: world.store.list(name, dataset=shown["pid"]) for name in names if "pid" in shown}

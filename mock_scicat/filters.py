@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -27,10 +28,16 @@ def parse(text: str | None) -> Document:
     return cast("Document", parsed)
 
 
-def select(documents: Iterable[Document], query: Document) -> list[Document]:
+V3_LIMITS: Document = {"limit": 100}
+V4_LIMITS: Document = {"limit": 10, "sort": {"createdAt": "desc"}}
+"""What a list is limited to when the filter does not say (4.27, code); v4 shows the newest first."""
+
+
+def select(documents: Iterable[Document], query: Document, defaults: Document | None = None) -> list[Document]:
     """Apply `{"where", "limits", "fields"}`; limits are `{"limit", "skip", "order": "field:asc|desc"}`."""
     where: Document = query.get("where") or {}
-    found = page([document for document in documents if matches(document, where)], query.get("limits") or {})
+    limits: Document = (defaults or {}) | (query.get("limits") or {})
+    found = page([document for document in documents if matches(document, where)], limits)
     return [project(document, query.get("fields")) for document in found]
 
 
@@ -157,6 +164,24 @@ def renamed(query: Any, names: Mapping[str, str]) -> Any:
             value = f"{names.get(field, field)}:{direction}"
         new[names.get(key, key)] = renamed(value, names)
     return new
+
+
+def full_facet(documents: Iterable[Document], fields: Document, facets: str | None) -> list[Document]:
+    """`fullfacet`: how many documents `fullquery` finds, in all and by each value of each facet."""
+    found = full_query(documents, fields, {})
+    try:
+        names: Any = json.loads(facets) if facets else []
+    except ValueError as error:
+        raise refusal(400, f"Invalid facets: {error}") from None
+    answer: Document = {"all": [{"totalSets": len(found)}] if found else []}
+    for name in cast("list[Any]", names if isinstance(names, list) else []):
+        counts: Counter[str] = Counter()
+        for document in found:
+            value = value_at(document, str(name))
+            values = cast("list[Any]", value) if isinstance(value, list) else [None if value is _MISSING else value]
+            counts.update(json.dumps(one) for one in values)
+        answer[str(name)] = [{"_id": json.loads(value), "count": count} for value, count in counts.most_common()]
+    return [answer]
 
 
 def full_query(documents: Iterable[Document], fields: Document, limits: Document) -> list[Document]:

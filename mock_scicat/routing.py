@@ -7,8 +7,33 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _WORDS = {
     word.lower(): word
     for word in (
-        *("api", "v3", "v4", "datasets", "origdatablocks", "datablocks", "jobs", "users", "auth", "policies", "health"),
-        *("datasetlifecycle", "isValid", "count", "findOne", "fullquery", "datasetDetails", "my", "self", "identity"),
+        *(
+            "api",
+            "v3",
+            "v4",
+            "datasets",
+            "origdatablocks",
+            "datablocks",
+            "attachments",
+            "jobs",
+            "users",
+            "auth",
+            "policies",
+            "health",
+        ),
+        *(
+            "datasetlifecycle",
+            "isValid",
+            "count",
+            "findOne",
+            "fullquery",
+            "fullfacet",
+            "public",
+            "datasetDetails",
+            "my",
+            "self",
+            "identity",
+        ),
         *("userIdentity", "login", "logout", "whoami"),
     )
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .validation import Document
 
-COLLECTIONS = ("datasets", "origdatablocks", "datablocks", "jobs")
+COLLECTIONS = ("datasets", "origdatablocks", "datablocks", "attachments", "jobs")
 
 
 class DuplicateKeyError(Exception):
@@ -128,7 +128,7 @@ class Store:
 
 
 def _table(collection: str) -> str:
-    # Table names cannot be bound as parameters; nothing but our own four names may get into a statement.
+    # Table names cannot be bound as parameters; nothing but our own names may get into a statement.
     if collection not in COLLECTIONS:
         raise ValueError(collection)
     return collection
