@@ -139,6 +139,7 @@ class Catalogue:
         ca_file: Path | None = None,
         connect_timeout_s: float = 10.0,
         timeout_s: float = 60.0,
+        total_timeout_s: float = 300.0,
     ) -> None:
         """Connect to nothing yet; the first call logs in.
 
@@ -152,6 +153,7 @@ class Catalogue:
             ca_file: certificates to trust instead of the system's.
             connect_timeout_s: for the connection and the TLS handshake.
             timeout_s: longest wait for the next bytes.
+            total_timeout_s: longest wait for a whole answer, however steadily it trickles.
         """
         self._username, self._password = username, password
         self._api, self._jobs_api = api_prefix.rstrip("/"), jobs_api_prefix.rstrip("/")
@@ -164,6 +166,7 @@ class Catalogue:
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=3.0),
             trust_env=False,
         )
+        self._total_timeout_s = total_timeout_s
         self._token, self._token_number, self._renew_at = "", 0, 0.0
         self._login = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -488,9 +491,11 @@ class Catalogue:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         for attempt in (1, 2):
             try:
-                return await self._http.request(method, url, json=body, headers=headers)
-            except httpx.TransportError as error:
-                if attempt == 2 or method != "GET" or isinstance(error, httpx.TimeoutException):
+                async with asyncio.timeout(self._total_timeout_s):
+                    return await self._http.request(method, url, json=body, headers=headers)
+            except (httpx.RequestError, TimeoutError) as error:
+                broken = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.TimeoutException)
+                if attempt == 2 or method != "GET" or not broken:
                     raise CatalogueUnavailable(f"{what}: no answer ({type(error).__name__})") from error
         raise AssertionError("unreachable")
 

@@ -54,6 +54,8 @@ class Config:
     """The target of the `url` action of every job type; empty: no action."""
     job_username: str = "scicat"
     job_password: str = field(default="", repr=False)
+    job_ignore_errors: bool = False
+    """The action's `ignoreErrors`: its failures are only logged."""
     job_create_auth: str = "#datasetOwner"
     job_update_auth: str = "archiveManager"
 
@@ -84,6 +86,11 @@ class Config:
         for name, variable in _LISTS.items():
             if variable in environment:
                 given[name] = tuple(group.strip() for group in environment[variable].split(",") if group.strip())
+        given["job_ignore_errors"] = environment.get("MOCK_SCICAT_JOB_IGNORE_ERRORS", "").lower() in (
+            "1",
+            "true",
+            "yes",
+        )
         state = environment.get("MOCK_SCICAT_STATE", ".local/mock_scicat.sqlite")
         given["state"] = None if state in ("", ":memory:") else Path(state)
         if accounts_file := environment.get("MOCK_SCICAT_ACCOUNTS"):

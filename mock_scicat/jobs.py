@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from contextlib import nullcontext, suppress
 from typing import Any, cast
 
 from fastapi import APIRouter
@@ -10,7 +11,7 @@ from fastapi.responses import JSONResponse
 from . import datasets, filters
 from .accounts import User
 from .context import Body, BodyDep, IdDep, LoggedIn, Version, VersionDep, World, WorldDep, merge_patch, now
-from .errors import forbidden, job_refusal, not_found, refusal
+from .errors import ScicatError, forbidden, job_refusal, not_found, refusal
 from .rights import may_use_dataset
 from .validation import (
     DATE,
@@ -62,7 +63,8 @@ async def create_job(world: WorldDep, user: LoggedIn, version: VersionDep, body:
     world.store.insert("jobs", job["id"], job)
     # No lock and no transaction from here on: the target reads and patches the job while we wait for it.
     if world.url_action is not None:
-        await world.url_action.perform(job)
+        with suppress(ScicatError) if world.config.job_ignore_errors else nullcontext():
+            await world.url_action.perform(job)
     return JSONResponse(render(job, version), status_code=201)
 
 

@@ -181,6 +181,10 @@ async def test_who_am_i_and_health(scicat: Scicat) -> None:
     assert identity["profile"]["accessGroups"] == ["group1"]
     same = await scicat.call("alice", "GET", f"v3/Users/{me['id']}/userIdentity")
     assert same.json() == identity
+    policies = await scicat.call(
+        "alice", "GET", "v3/Policies", params={"filter": '{"where": {"ownerGroup": "group1"}}'}
+    )
+    assert (policies.status_code, policies.json()) == (200, [])
     assert (await scicat.call(None, "GET", "v3/health")).json()["status"] == "ok"
     assert (await scicat.call(None, "GET", "v4/health")).status_code == 404
     assert (await scicat.client.get("/explorer-json")).json()["openapi"]
@@ -344,6 +348,63 @@ async def test_reading_datasets(scicat: Scicat) -> None:
     assert [d["datasetName"] for d in found.json()] == ["mine"]
 
 
+async def test_what_is_published_needs_no_token_in_v4(scicat: Scicat) -> None:
+    hidden, shown = await scicat.dataset(), await scicat.dataset(datasetName="shown", isPublished=True)
+    await scicat.made("bob", f"v3/datasets/{shown}/origdatablocks", {"size": 1, "dataFileList": [FILE]})
+    listed = await scicat.call(None, "GET", "v4/datasets/public")
+    assert [d["datasetName"] for d in listed.json()] == ["shown"]
+    one = await scicat.call(None, "GET", f"v4/datasets/public/{shown}", params={"include": ["origdatablocks"]})
+    assert [len(block["dataFileList"]) for block in one.json()["origdatablocks"]] == [1]
+    for path in (f"v4/datasets/public/{hidden}", "v4/datasets/public/X", f"v3/datasets/public/{shown}"):
+        assert (await scicat.call(None, "GET", path)).status_code == 404
+
+
+async def test_lists_have_limits_of_their_own(scicat: Scicat) -> None:
+    pid = await scicat.dataset()
+    own = {"datasetId": pid.replace("%2F", "/")}
+    for n in range(12):
+        await scicat.made("bob", f"v3/datasets/{pid}/origdatablocks", {"size": n, "dataFileList": [FILE]})
+        await scicat.dataset(datasetName=str(n))
+
+    async def sizes(version: str, **limits: Any) -> list[int]:
+        query = {"filter": json.dumps({"where": own, "limits": limits})}
+        return [
+            block["size"]
+            for block in (await scicat.call("alice", "GET", f"{version}/origdatablocks", params=query)).json()
+        ]
+
+    assert await sizes("v3") == [*range(12)]
+    assert await sizes("v4", sort={"size": "asc"}, limit=50) == [*range(12)]
+    assert len(await sizes("v4")) == 10
+    assert set(await sizes("v4", limit=5, sort={"size": "desc"})) == {7, 8, 9, 10, 11}
+    assert len((await scicat.call("alice", "GET", "v4/datasets")).json()) == 10
+    assert len((await scicat.call("alice", "GET", "v3/datasets")).json()) == 13
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_facets_and_counts(scicat: Scicat, version: str) -> None:
+    first = await scicat.dataset(keywords=["a", "b"])
+    await scicat.dataset(keywords=["a"], datasetlifecycle={"archivable": False})
+    await scicat.dataset(ownerGroup="group2")
+    await scicat.job(pid=first)
+    query = {"fields": json.dumps({"ownerGroup": ["group1"]}), "facets": json.dumps(["keywords", "type"])}
+    [facets] = (await scicat.call("root", "GET", f"{version}/datasets/fullfacet", params=query)).json()
+    assert facets == {
+        "all": [{"totalSets": 2}],
+        "keywords": [{"_id": "a", "count": 2}, {"_id": "b", "count": 1}],
+        "type": [{"_id": "raw", "count": 2}],
+    }
+    status = "jobStatusMessage" if version == "v3" else "statusCode"
+    query = {"fields": json.dumps({status: "jobSubmitted"}), "facets": json.dumps(["type"])}
+    for who, number in {"alice": 1, "bob": 0}.items():
+        [facets] = (await scicat.call(who, "GET", f"{version}/jobs/fullfacet", params=query)).json()
+        assert (len(facets["all"]), len(facets["type"])) == (number, number)
+    where = {"filter": json.dumps({"where": {"datasetlifecycle.archivable": True}})}
+    for who, number in {"root": 2, "alice": 1}.items():
+        count = await scicat.call(who, "GET", f"{version}/datasets/count", params=where)
+        assert count.json() == {"count": number}
+
+
 async def test_who_changes_and_deletes_datasets(scicat: Scicat) -> None:
     pid = await scicat.dataset()
     for who, status in {"archiveManager": 403, "ingestor": 403, "bob": 403, "alice": 200, "root": 200}.items():
@@ -497,6 +558,32 @@ async def test_the_two_forms_of_a_job(scicat: Scicat) -> None:
     assert v3["jobParams"] == {"username": "alice", "copies": 2}
     details = await scicat.call("alice", "GET", "v3/jobs/datasetDetails", params={"jobId": made["id"]})
     assert [d["pid"] for d in details.json()] == [pid.replace("%2F", "/")]
+
+
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_finding_jobs(scicat: Scicat, version: str) -> None:
+    pid = await scicat.dataset()
+    job = await scicat.job(pid=pid)
+    await scicat.job(pid=await scicat.dataset())
+    names = {
+        "v3": ("jobStatusMessage", "emailJobInitiator", "creationTime"),
+        "v4": ("statusCode", "contactEmail", "createdAt"),
+    }
+    status, email, created = names[version]
+
+    async def found(**query: Any) -> list[JSON]:
+        return (await scicat.call("alice", "GET", f"{version}/jobs", params={"filter": json.dumps(query)})).json()
+
+    stored = {"jobParams.datasetList.pid": pid.replace("%2F", "/")}
+    assert [one["id"] for one in await found(where=stored | {"type": "archive", status: "jobSubmitted"})] == [job["id"]]
+    assert await found(where={"datasetList.pid": pid.replace("%2F", "/")}) == []
+    assert len(await found(where={email: "alice@example.org"}, limits={"limit": 1})) == 1
+    assert (await found(where={"id": job["id"]}, fields=["id", status])) == [{"id": job["id"], status: "jobSubmitted"}]
+    newest = await found(limits={"order": f"{created}:asc"})
+    assert [one[created] for one in newest] == sorted(one[created] for one in newest)
+    query = {"fields": json.dumps({status: ["jobSubmitted"]} | stored)}
+    queried = await scicat.call("alice", "GET", f"{version}/jobs/fullquery", params=query)
+    assert [one["id"] for one in queried.json()] == [job["id"]]
 
 
 async def test_patching_jobs(scicat: Scicat) -> None:
@@ -676,6 +763,15 @@ async def test_a_target_that_is_down_is_400_and_the_job_stays(make: Callable[...
     message = "Invalid job input. Job 'archive' unable to perform action 'url' due to TypeError: fetch failed"
     assert (response.status_code, response.json()) == (400, {"status": 400, "message": message})
     assert len((await scicat.call("alice", "GET", "v3/jobs")).json()) == 1
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+async def test_errors_of_the_action_may_be_ignored(make: Callable[..., Scicat], ignored: bool) -> None:
+    config = replace(WITH_ACTION, job_ignore_errors=ignored)
+    scicat = make(config, httpx.MockTransport(lambda _request: httpx.Response(500)))
+    pid = await scicat.dataset()
+    body: JSON = {"type": "archive", "datasetList": [{"pid": pid.replace("%2F", "/"), "files": []}]}
+    assert (await scicat.call("alice", "POST", "v3/jobs", body)).status_code == (201 if ignored else 500)
 
 
 async def test_the_target_works_on_the_job_while_the_post_waits(make: Callable[..., Scicat]) -> None:

@@ -1,6 +1,7 @@
 """What the archiver relies on SciCat for, asked of the stand-in through `Catalogue`; traps as in scicat-contract.md."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
@@ -126,6 +127,12 @@ async def open_catalogue(scicat_server: ServerProcess) -> AsyncIterator[Open]:
 @pytest.fixture
 def catalogue(open_catalogue: Open) -> Catalogue:
     return open_catalogue()
+
+
+@pytest.fixture(params=["v3", "v4"])
+def either(request: pytest.FixtureRequest, open_catalogue: Open) -> Catalogue:
+    """By either version of the datasets' calls."""
+    return open_catalogue(datasets_api_prefix=f"/api/{request.param}")
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
@@ -284,77 +291,102 @@ async def _posted_once(catalogue: Catalogue, users: Users) -> None:
 # --- datasets ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_dataset(catalogue: Catalogue, users: Users) -> None:
+async def test_a_dataset(either: Catalogue, users: Users) -> None:
     pid = users.dataset()
     users.originals(pid, FILE)
-    found = await catalogue.dataset(pid)
+    found = await either.dataset(pid)
     assert (found.pid, found.owner_group, found.source_folder) == (pid, "group1", "/data/run1")
     assert (found.size, found.number_of_files, found.archivable) == (10, 1, True)
 
 
-async def test_a_life_cycle_is_changed_where_it_is_told(catalogue: Catalogue, users: Users) -> None:
+async def test_a_life_cycle_is_changed_where_it_is_told(either: Catalogue, users: Users) -> None:
     pid = users.dataset()
-    await catalogue.patch_lifecycle(pid, {"retrievable": True, "archiveStatusMessage": "started"})
-    await catalogue.patch_lifecycle(pid, {"archivable": False, "archiveReturnMessage": {"why": "as a test"}})
-    found = await catalogue.lifecycle(pid)
+    await either.patch_lifecycle(pid, {"retrievable": True, "archiveStatusMessage": "started"})
+    await either.patch_lifecycle(pid, {"archivable": False, "archiveReturnMessage": {"why": "as a test"}})
+    found = await either.lifecycle(pid)
     assert (found.archivable, found.retrievable, found.is_on_central_disk) == (False, True, True)
     assert (found.archive_status, found.retrieve_status) == ("started", "")
     assert found.raw["archiveReturnMessage"] == {"why": "as a test"}
 
 
-async def test_original_files_of_all_blocks(catalogue: Catalogue, users: Users) -> None:
+async def test_original_files_of_all_blocks(either: Catalogue, users: Users) -> None:
     pid = users.dataset()
-    assert await catalogue.original_files(pid) == []
+    assert await either.original_files(pid) == []
     users.originals(pid, FILE | {"chk": "ABCDEF", "perm": "-rw-r--r--", "uid": "7", "gid": "users"}, chkAlg="sha1")
     users.originals(pid, FILE | {"path": "b"}, FILE | {"path": "c"})
-    first, second, third = await catalogue.original_files(pid)
+    first, second, third = await either.original_files(pid)
     assert first == RegisteredFile(
         FILE["path"], 10, "2026-01-02T02:04:05.123Z", "-rw-r--r--", "7", "users", digest="abcdef", algorithm="sha1"
     )
     assert (second.path, second.digest, second.algorithm, third.path) == ("b", "", "", "c")
 
 
-async def test_an_unknown_dataset(catalogue: Catalogue) -> None:
+async def test_an_unknown_dataset(either: Catalogue) -> None:
     calls: list[Callable[[str], Awaitable[Any]]] = [
-        catalogue.dataset,
-        catalogue.lifecycle,
-        catalogue.original_files,
-        catalogue.datablocks,
-        lambda pid: catalogue.patch_lifecycle(pid, {"archivable": True}),
-        lambda pid: catalogue.add_datablock(pid, archive_id="x", **BLOCK),
+        either.dataset,
+        either.lifecycle,
+        either.original_files,
+        either.datablocks,
+        lambda pid: either.patch_lifecycle(pid, {"archivable": True}),
+        lambda pid: either.add_datablock(pid, archive_id="x", **BLOCK),
     ]
     for call in calls:
         with pytest.raises(UnknownDataset):
             await call("20.500.11935/unknown ü+?")
-    await catalogue.delete_datablock("20.500.11935/unknown", "x")
+    await either.delete_datablock("20.500.11935/unknown", "x")
 
 
-async def test_a_dataset_that_the_account_may_not_read(open_catalogue: Open, users: Users) -> None:
+@pytest.mark.parametrize("version", ["v3", "v4"])
+async def test_a_dataset_that_the_account_may_not_read(open_catalogue: Open, users: Users, version: str) -> None:
     pid = users.dataset()
-    bob = open_catalogue(username="bob", password="bob")
+    users.originals(pid, FILE)
+    bob = open_catalogue(username="bob", password="bob", datasets_api_prefix=f"/api/{version}")
     with pytest.raises(NoAccess, match="'bob'"):
         await bob.dataset(pid)
     with pytest.raises(NoAccess):
         await bob.patch_lifecycle(pid, {"archivable": False})
+    with pytest.raises(NoAccess):
+        await bob.original_files(pid)
+
+
+async def test_files_that_are_left_out_are_not_taken_for_none(open_catalogue: Open) -> None:
+    """An account of the life-cycle groups alone may read the dataset, but v4 leaves its blocks out."""
+    with CannedServer() as server:
+        catalogue = open_catalogue(endpoint=server.url, datasets_api_prefix="/api/v4")
+        server.says("POST", "/api/v3/auth/login", Canned(201, b'{"access_token": "t", "expires_in": 3600}'))
+        server.says("GET", "/api/v4/origdatablocks", Canned(200, b"[]"))
+        server.says(
+            "GET", "/api/v4/datasets/any", Canned(200, b'{"numberOfFiles": 3}'), Canned(200, b'{"numberOfFiles": 0}')
+        )
+        with pytest.raises(NoAccess):
+            await catalogue.original_files("any")
+        assert await catalogue.original_files("any") == []
+
+
+async def test_more_original_datablocks_than_a_page(either: Catalogue, users: Users) -> None:
+    pid = users.dataset()
+    for n in range(12):
+        users.originals(pid, FILE | {"path": str(n)})
+    assert [file.path for file in await either.original_files(pid)] == [str(n) for n in range(12)]
 
 
 # --- datablocks -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_datablock_is_registered_once(catalogue: Catalogue, users: Users) -> None:
+async def test_a_datablock_is_registered_once(either: Catalogue, users: Users) -> None:
     pid, archive_id = users.dataset(), f"ids/{uuid4()}.tar"
     # Together, since a retried activity may overlap with the attempt before it.
     users.fault("/api/v3/datasets", method="POST", delay_s=0.3)
-    await asyncio.gather(*(catalogue.add_datablock(pid, archive_id=archive_id, **BLOCK) for _ in range(5)))
-    [block] = await catalogue.datablocks(pid)
+    await asyncio.gather(*(either.add_datablock(pid, archive_id=archive_id, **BLOCK) for _ in range(5)))
+    [block] = await either.datablocks(pid)
     assert (block.archive_id, block.size, block.packed_size) == (archive_id, 10, 2048)
     assert (block.version, block.checksum_algorithm) == ("bagit-tar-1", "sha256")
     [file] = block.files
     assert (file.path, file.size, file.digest, file.algorithm) == (FILE["path"], 10, "ab" * 32, "sha256")
     assert [seen for seen in users.requests(method="POST") if seen == ("POST", 500)] == []
     for _ in range(2):
-        await catalogue.delete_datablock(pid, block.id)
-    assert await catalogue.datablocks(pid) == []
+        await either.delete_datablock(pid, block.id)
+    assert await either.datablocks(pid) == []
 
 
 async def test_datablocks_are_found_over_all_datasets_without_their_files(catalogue: Catalogue, users: Users) -> None:
@@ -513,6 +545,30 @@ async def test_an_answer_that_does_not_come_in_time(open_catalogue: Open, users:
         await catalogue.dataset(pid)
 
 
+async def test_an_answer_that_trickles(open_catalogue: Open) -> None:
+    left = asyncio.Event()
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        left.set()
+
+    async with await asyncio.start_server(trickle, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        catalogue = open_catalogue(endpoint=url, timeout_s=30, total_timeout_s=0.3)
+        with pytest.raises(CatalogueUnavailable, match="TimeoutError"):
+            await catalogue.groups_of("token")
+        await left.wait()
+
+
 async def test_a_server_that_is_down_may_come_back(own_scicat: ServerProcess, open_catalogue: Open) -> None:
     catalogue = open_catalogue(endpoint=own_scicat.url)
     with closing(Users(own_scicat.url)) as users:
@@ -539,5 +595,8 @@ async def test_answers_that_make_no_sense_are_no_answers(open_catalogue: Open) -
             await catalogue.dataset("any")
         server.says("POST", "/api/v3/auth/login", Canned(201, b'{"access_token": "t", "expires_in": 3600}'))
         server.says("GET", "/api/v3/datasets/any", Canned(200, b"<html>"))
+        with pytest.raises(CatalogueUnavailable):
+            await catalogue.dataset("any")
+        server.says("GET", "/api/v3/datasets/any", Canned(200, b"no gzip", {"Content-Encoding": "gzip"}))
         with pytest.raises(CatalogueUnavailable):
             await catalogue.dataset("any")
