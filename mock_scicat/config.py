@@ -120,6 +120,10 @@ _LISTS = {
     "create_dataset_with_pid_groups": "CREATE_DATASET_WITH_PID_GROUPS",
     "create_dataset_privileged_groups": "CREATE_DATASET_PRIVILEGED_GROUPS",
 }
+_OTHERS = ("MOCK_SCICAT_STATE", "MOCK_SCICAT_ACCOUNTS", "MOCK_SCICAT_JOB_IGNORE_ERRORS")
+
+VARIABLES = frozenset({*_TEXTS.values(), *_NUMBERS.values(), *_LISTS.values(), *_OTHERS})
+"""Everything that is read from the environment."""
 
 
 def read_accounts(path: Path) -> tuple[Account, ...]:

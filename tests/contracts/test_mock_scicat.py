@@ -420,6 +420,34 @@ async def test_who_changes_and_deletes_datasets(scicat: Scicat) -> None:
         assert (await scicat.call(who, "DELETE", f"v3/datasets/{pid}")).status_code == status, who
 
 
+# -- the Go Ingestor ---------------------------------------------------------------------------------------------
+
+
+async def test_the_ingestors_calls_in_its_order(scicat: Scicat) -> None:
+    me = (await scicat.call("alice", "GET", "v3/users/my/self")).json()
+    identity = await scicat.call("alice", "GET", f"v3/users/{me['id']}/userIdentity")
+    [group] = identity.json()["profile"]["accessGroups"]
+    lifecycle = {"archivable": False, "archiveStatusMessage": "filesNotYetAvailable", "storageLocation": "landingzone"}
+    body = RAW | {"ownerGroup": group, "datasetlifecycle": lifecycle, "scientificMetadata": {"a": 1}}
+    assert (await scicat.call("alice", "POST", "v3/datasets/isValid", body)).json() == {"valid": True}
+    assert (await scicat.call("alice", "GET", 'v3/Policies?filter={"where":{"ownerGroup":"group1"}}')).json() == []
+    pid = (await scicat.made("alice", "v3/datasets", body))["pid"]
+    folder = {"path": "a b", "size": 4096, "time": "2026-01-02T03:04:05.123456789+01:00", "perm": "drwxr-xr-x"}
+    file = FILE | {"perm": "-rw-r--r--", "uid": "alice", "gid": "users"}
+    block: JSON = {
+        "size": 4106,
+        "dataFileList": [folder, file],
+        "datasetId": pid,
+        "ownerGroup": group,
+        "accessGroups": [],
+    }
+    await scicat.made("alice", "v3/origdatablocks", block)
+    found = (await scicat.call("alice", "GET", f"v3/datasets/{quote(pid, safe='')}")).json()
+    assert (found["size"], found["numberOfFiles"]) == (4106, 2)
+    assert found["datasetlifecycle"].items() >= lifecycle.items()
+    assert found["datasetlifecycle"]["retrievable"] is False
+
+
 # -- traps 3, 4, 11: datablocks ----------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from cli import ports
 from cli.__main__ import app
 from domain.lifecycle import Outcome, Phase
 from mock_lts.config import Config as LtsConfig
+from mock_scicat.config import VARIABLES as SCICAT_VARIABLES
 from settings import Settings
 from workflows import search_attributes
 from workflows.dataset import DatasetWorkflow
@@ -30,6 +31,7 @@ VARIABLES = {
     *(name.upper() for name in Settings.model_fields),
     *(ports.variable(name) for name in ports.Ports.__dataclass_fields__),
     *(f"MOCK_LTS_{name.upper()}" for name in LtsConfig.model_fields),
+    *SCICAT_VARIABLES,
     *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN"),  # cli/binaries.py
     *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
     "API_ENDPOINT",  # cli/client.py
