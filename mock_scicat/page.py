@@ -28,11 +28,11 @@ th, td { border-bottom: 1px solid var(--line); padding: .45rem .8rem .45rem 0; v
 async def show_page(world: WorldDep) -> HTMLResponse:
     """The newest 200 datasets and jobs; loads itself anew every two seconds."""
     datasets = _table(
-        ("pid", "owner group", "#size", "#files", "#archived", "archive status", "retrieve status"),
+        ("pid", "name", "owner group", "#size", "#files", "#archived", "archive status", "retrieve status"),
         [_dataset_row(dataset) for dataset in world.store.list("datasets", newest=ROWS_LIMIT)],
     )
     jobs = _table(
-        ("id", "type", "owner", "created", "status"),
+        ("id", "type", "datasets", "owner", "created", "status"),
         [_job_row(job) for job in world.store.list("jobs", newest=ROWS_LIMIT)],
     )
     return HTMLResponse(
@@ -52,7 +52,8 @@ def _table(heads: tuple[str, ...], rows: list[str]) -> str:
 def _dataset_row(dataset: Document) -> str:
     lifecycle = dataset["datasetlifecycle"]
     return (
-        f"<tr><td><code>{escape(dataset['pid'])}</code></td><td>{escape(str(dataset['ownerGroup']))}</td>"
+        f"<tr><td><code>{escape(dataset['pid'])}</code></td><td>{escape(str(dataset['datasetName']))}</td>"
+        f"<td>{escape(str(dataset['ownerGroup']))}</td>"
         f'<td class="number">{_size(dataset["size"])}</td><td class="number">{dataset["numberOfFiles"]}</td>'
         f'<td class="number">{dataset["numberOfFilesArchived"]}</td>{_status(lifecycle.get("archiveStatusMessage"))}'
         f"{_status(lifecycle.get('retrieveStatusMessage'))}</tr>"
@@ -60,8 +61,11 @@ def _dataset_row(dataset: Document) -> str:
 
 
 def _job_row(job: Document) -> str:
+    pids = [str(entry["pid"]) for entry in job["jobParams"].get("datasetList", [])]
+    more = f" and {len(pids) - 1} more" if len(pids) > 1 else ""
     return (
         f"<tr><td><code>{escape(job['id'])}</code></td><td>{escape(job['type'])}</td>"
+        f"<td><code>{escape(''.join(pids[:1]))}</code>{more}</td>"
         f"<td>{escape(str(job.get('ownerUser', '')))}</td>"
         f"<td>{escape(job['createdAt'])}</td>{_status(job['statusCode'])}</tr>"
     )

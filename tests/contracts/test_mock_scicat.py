@@ -885,10 +885,13 @@ async def test_a_delay_lets_others_pass(scicat: Scicat) -> None:
 
 
 async def test_the_page_escapes_what_it_shows(scicat: Scicat) -> None:
-    pid = await scicat.dataset(pid="p/<script>", datasetlifecycle={"archiveStatusMessage": "<b>started"})
+    pid = await scicat.dataset(
+        pid="p/<script>", datasetName="run <i>", datasetlifecycle={"archiveStatusMessage": "<b>started"}
+    )
     job = await scicat.job(pid=pid.replace("%3C", "<").replace("%3E", ">"))
     page = (await scicat.client.get("/")).text
-    assert "p/&lt;script&gt;" in page
+    assert page.count("<code>p/&lt;script&gt;</code>") == 2  # the dataset's and the job's
+    assert "run &lt;i&gt;" in page
     assert "<script>" not in page
     assert "&lt;b&gt;started" in page
     assert job["id"] in page
@@ -910,6 +913,8 @@ def test_configuration_from_the_environment(tmp_path: Path) -> None:
     assert "hidden" not in str(caught.value)
     defaults = Config.from_environment({})
     assert (defaults.host, defaults.port, defaults.token_ttl_s) == ("127.0.0.1", 3000, 3600)
+    assert not defaults.job_ignore_errors
+    assert Config.from_environment({"MOCK_SCICAT_JOB_IGNORE_ERRORS": "true"}).job_ignore_errors
 
 
 # -- the process -------------------------------------------------------------------------------------------------
