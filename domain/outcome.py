@@ -2,13 +2,15 @@
 
 from domain.lifecycle import Outcome
 from domain.message import Message
+from domain.redaction import redacted
 
 MAX_TEXT = 2_000
 """Characters of a sentence that travels into histories and into SciCat."""
 
 
 def bounded(text: str) -> str:
-    """The text, cut so that no error can bloat a history."""
+    """The text without secrets, cut so that no error can bloat a history."""
+    text = redacted(text)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
