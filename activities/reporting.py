@@ -56,6 +56,7 @@ class ReportingActivities:
         self,
         *,
         catalogue: Catalogue,
+        objects: ObjectStore,
         links: ObjectStore,
         retrieval_bucket: str,
         retention: timedelta,
@@ -63,7 +64,7 @@ class ReportingActivities:
         link_lifetime_s: int,
     ) -> None:
         self._catalogue, self._links, self._bucket = catalogue, links, retrieval_bucket
-        self._promises = RetrievalBucket(objects=links, bucket=retrieval_bucket, state=state, retention=retention)
+        self._promises = RetrievalBucket(objects=objects, bucket=retrieval_bucket, state=state, retention=retention)
         self._state, self._lifetime_s = state, link_lifetime_s
 
     @activity.defn

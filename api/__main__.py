@@ -1,12 +1,11 @@
 """`python -m api`: the gateway under uvicorn."""
 
-import logging
 import sys
 
 import uvicorn
 
 from api.app import create_app
-from settings import SettingsError, load_settings
+from settings import SettingsError, load_settings, logs
 
 
 def main() -> int:
@@ -17,16 +16,14 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure(settings.log_level)
     uvicorn.run(
         app,
         host=settings.uvicorn_host,
         port=settings.uvicorn_port,
         root_path=settings.uvicorn_root_path.rstrip("/"),
         log_level=settings.uvicorn_log_level,
+        log_config=None,  # its lines come to our handler, and so through the redaction
         timeout_graceful_shutdown=5,
         server_header=False,
     )

@@ -84,19 +84,17 @@ async def _latest(settings: Settings, *, fresh: bool) -> object | None:
 
 
 async def _make(settings: Settings) -> None:
-    from temporalio.client import Client, WorkflowFailureError
+    from temporalio.client import WorkflowFailureError
     from temporalio.common import Priority, WorkflowIDConflictPolicy
-    from temporalio.contrib.pydantic import pydantic_data_converter
     from temporalio.service import RPCError
 
+    from clients.temporal import connect
     from domain.priority import Urgency
     from workflows import queues
     from workflows.upkeep import ConsistencyReport, Reporting
 
     try:
-        client = await Client.connect(
-            settings.temporal_address, namespace=settings.temporal_namespace, data_converter=pydantic_data_converter
-        )
+        client = await connect(**settings.temporal_connection)
         await client.execute_workflow(
             ConsistencyReport.run,
             Reporting(),

@@ -17,10 +17,10 @@ from temporalio.api.workflowservice.v1 import (
     UpdateNamespaceRequest,
 )
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.processes import StackError
+from clients.temporal import connect
 from domain.errors import InfrastructureError
 from settings import Settings
 from workflows import search_attributes
@@ -82,9 +82,7 @@ async def prepare_temporal(settings: Settings) -> list[str]:
     from cli.schedules import prepare_schedules
 
     try:
-        client = await Client.connect(
-            settings.temporal_address, namespace=settings.temporal_namespace, data_converter=pydantic_data_converter
-        )
+        client = await connect(**settings.temporal_connection)
         return [
             *await _add_search_attributes(client),
             *await _prolong_retention(client),

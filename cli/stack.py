@@ -298,10 +298,10 @@ class Stack:
             await asyncio.sleep(_ASK_EVERY_S)
 
     async def _set_up(self) -> None:
-        from cli import setup
+        from cli import minio_accounts, setup
 
         if "minio" in self.services:
-            await setup.prepare_buckets(self.settings)
+            await asyncio.gather(setup.prepare_buckets(self.settings), minio_accounts.prepare(self.settings))
         if "temporal" in self.services:
             await setup.prepare_temporal(self.settings)
 

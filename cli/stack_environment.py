@@ -35,6 +35,8 @@ def keep_secrets(folder: Path) -> dict[str, str]:
         "SCICAT_PASSWORD": "aman",
         "S3_USER": "archiver",
         "S3_PASSWORD": secrets.token_urlsafe(24),
+        "S3_LINK_USER": "links",
+        "S3_LINK_PASSWORD": secrets.token_urlsafe(24),
         "LTS_TOKEN": secrets.token_urlsafe(24),
     }
     for name, value in accounts.items():
@@ -50,8 +52,9 @@ def keep_secrets(folder: Path) -> dict[str, str]:
 
 
 def addresses(ports: Ports) -> dict[str, str]:
-    """Tell where the stack's servers are, by setting name."""
+    """Tell where the stack's servers are, by setting name, and that all of it is for one machine."""
     return {
+        "ENVIRONMENT": "development",
         "UVICORN_HOST": HOST,
         "UVICORN_PORT": str(ports.api),
         "UVICORN_ROOT_PATH": "/",

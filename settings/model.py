@@ -43,7 +43,14 @@ def _as_prefix(prefix: str) -> str:
     return f"/{prefix.strip('/')}" if prefix.strip("/") else ""
 
 
+def _as_file(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise ValueError("must name a file that is there")
+    return path
+
+
 Endpoint = Annotated[str, AfterValidator(_as_url)]
+File = Annotated[Path | None, AfterValidator(_as_file)]
 Prefix = Annotated[str, AfterValidator(_as_prefix)]
 Residency = Annotated[str, AfterValidator(_as_residency)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -61,6 +68,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True)
 
+    environment: Literal["production", "development"] = Field(
+        default="production",
+        description="In production nothing starts with a password that everybody knows; development is for one machine "
+        "without real data.",
+    )
+
     # The API process
     uvicorn_host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
     uvicorn_port: Port = Field(default=8000, description="Port that the API listens on.")
@@ -74,7 +87,8 @@ class Settings(BaseSettings):
     )
     job_endpoint_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
     operator_username: SecretStr = Field(
-        default=NO_SECRET, description="Basic account for operators' verbs (pause, retry, ...); may be left out."
+        default=NO_SECRET,
+        description="Basic account for operators' verbs (pause, retry, ...); in production there are none without.",
     )
     operator_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
 
@@ -103,6 +117,12 @@ class Settings(BaseSettings):
     s3_region: str = Field(default="eu-west-1", min_length=1, description="Region that requests are signed for.")
     s3_user: SecretStr = Field(default=NO_SECRET, description="Access key of the service's S3 account.")
     s3_password: SecretStr = Field(default=NO_SECRET, description="Secret key of that account.")
+    s3_link_user: SecretStr = Field(
+        default=NO_SECRET,
+        description="Access key of an S3 account that may read the retrieval bucket and nothing else; it signs the "
+        "download links, and may be left out in development.",
+    )
+    s3_link_password: SecretStr = Field(default=NO_SECRET, description="Secret key of that account.")
     s3_landingzone_bucket: str = Field(
         default="landingzone", min_length=3, description="Bucket of raw files; versioned."
     )
@@ -119,8 +139,9 @@ class Settings(BaseSettings):
         le=7 * 24 * 3600,
         description="Life of an upload URL in seconds; S3 allows no more than 7 days.",
     )
-    ca_file: Path | None = Field(
-        default=None, description="PEM file of certificate authorities to trust beside the system's; empty: none."
+    ca_file: File = Field(
+        default=None,
+        description="PEM file of the certificate authorities to trust, whatever is dialled; empty: the system's.",
     )
 
     # The long-term storage (LTS)
@@ -209,6 +230,11 @@ class Settings(BaseSettings):
         default="127.0.0.1:7233", min_length=1, description="host:port of the Temporal server."
     )
     temporal_namespace: str = Field(default="default", min_length=1, description="Namespace of all workflows.")
+    temporal_tls: bool = Field(default=False, description="Whether Temporal is dialled by TLS.")
+    temporal_certificate_file: File = Field(
+        default=None, description="PEM file of the certificate that we show to Temporal (mutual TLS); empty: none."
+    )
+    temporal_key_file: File = Field(default=None, description="PEM file of that certificate's private key.")
     worker_build_id: str = Field(
         default="",
         max_length=255,
@@ -237,7 +263,7 @@ class Settings(BaseSettings):
         # A namesake that was refused itself is absent here, and is named by its own error.
         return value or info.data.get(namesake[str(info.field_name)], "")
 
-    @field_validator("ca_file", "lts_path", mode="before")
+    @field_validator("ca_file", "lts_path", "temporal_certificate_file", "temporal_key_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """TOML has no null."""
@@ -254,6 +280,11 @@ class Settings(BaseSettings):
             )
         if self.lts_driver == "filesystem" and (self.lts_path is None or not self.lts_path.is_absolute()):
             raise ValueError("LTS_PATH must be an absolute path where LTS_DRIVER is filesystem")
+        for one, other in (("s3_link_user", "s3_link_password"), ("temporal_certificate_file", "temporal_key_file")):
+            if _filled(getattr(self, one)) != _filled(getattr(self, other)):
+                raise ValueError(f"{one.upper()} and {other.upper()} go together: set both or neither")
+        if self.temporal_certificate_file and not self.temporal_tls:
+            raise ValueError("TEMPORAL_TLS must be true where TEMPORAL_CERTIFICATE_FILE is set")
         buckets = (self.s3_landingzone_bucket, self.s3_retrieval_bucket, self.s3_state_bucket)
         if len(set(buckets)) < len(buckets):
             raise ValueError("S3_LANDINGZONE_BUCKET, S3_RETRIEVAL_BUCKET and S3_STATE_BUCKET must be three buckets")
@@ -287,6 +318,38 @@ class Settings(BaseSettings):
             "region": self.s3_region,
             "ca_file": self.ca_file,
         }
+
+    @property
+    def s3_links(self) -> dict[str, Any]:
+        """The same for the client that signs download links: as users dial S3, by the account that may only read."""
+        user, password = (
+            (self.s3_link_user, self.s3_link_password)
+            if _filled(self.s3_link_user)
+            else (self.s3_user, self.s3_password)
+        )
+        return {
+            **self.s3_connection,
+            "endpoint": self.s3_external_endpoint,
+            "access_key": user.get_secret_value(),
+            "secret_key": password.get_secret_value(),
+        }
+
+    @property
+    def temporal_connection(self) -> dict[str, Any]:
+        """The arguments with which every Temporal client of the service connects."""
+        return {
+            "address": self.temporal_address,
+            "namespace": self.temporal_namespace,
+            "tls": self.temporal_tls,
+            "ca_file": self.ca_file,
+            "certificate_file": self.temporal_certificate_file,
+            "key_file": self.temporal_key_file,
+        }
+
+    @property
+    def in_production(self) -> bool:
+        """Whether real data are at stake."""
+        return self.environment == "production"
 
     def require(self, *names: str) -> None:
         """Refuse to go on without these settings, which have no default but only some processes need.

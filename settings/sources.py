@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SecretsSettingsSource
+from pydantic_settings import SettingsError as UnreadableSource
 
 if TYPE_CHECKING:
     from settings.model import Settings
@@ -38,12 +39,21 @@ def load_settings() -> "Settings":
         SettingsError: Says of every wrong setting what is wrong with it, never its value.
     """
     from settings.model import Settings
+    from settings.placeholders import known_to_everybody
 
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         # `from None`: pydantic's own text quotes the values, which may be secrets.
         raise SettingsError([_sentence(detail) for detail in error.errors(include_input=False)]) from None
+    except UnreadableSource as error:
+        reason = error.__cause__
+        if not isinstance(reason, OSError):
+            raise
+        raise SettingsError([f"{reason.filename} cannot be read: {reason.strerror}."]) from None
+    if settings.in_production and (sentences := known_to_everybody(settings)):
+        raise SettingsError(sentences)
+    return settings
 
 
 def config_path() -> Path | None:
@@ -74,8 +84,15 @@ def config_file(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
 
 
 def secrets_files(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettingsSource, ...]:
-    """Build the source that reads secrets files; none where the folder does not exist, as on a laptop."""
-    folder = Path(os.environ.get(SECRETS_VARIABLE) or DEFAULT_SECRETS)
+    """Build the source that reads secrets files; none where there is no /run/secrets, as on a laptop.
+
+    Raises:
+        SettingsError: `SECRETS_DIR` names a folder that is not there.
+    """
+    named = os.environ.get(SECRETS_VARIABLE)
+    folder = Path(named) if named else DEFAULT_SECRETS
+    if named and not folder.is_dir():
+        raise SettingsError([f"{SECRETS_VARIABLE} names {named}, which is not a folder."])
     return (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder.is_dir() else ()
 
 

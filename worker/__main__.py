@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
 from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
-from settings import Settings, SettingsError, load_settings
+from clients.temporal import connect
+from settings import Settings, SettingsError, load_settings, logs
 from worker.beating import Beating
 from worker.bounding import Bounding
-from worker.build import REQUIRED, world
+from worker.build import required, world
 from worker.versioning import deployment
 from workflows import queues
 
@@ -69,11 +69,7 @@ async def _connect(settings: Settings, stop: asyncio.Event) -> Client | None:
     """Wait for Temporal, which may start after us; None if told to stop meanwhile."""
     while not stop.is_set():
         try:
-            return await Client.connect(
-                settings.temporal_address,
-                namespace=settings.temporal_namespace,
-                data_converter=pydantic_data_converter,
-            )
+            return await connect(**settings.temporal_connection)
         except RuntimeError as error:  # what the SDK raises when it cannot connect
             _log.warning("Temporal does not answer at %s, trying again: %s", settings.temporal_address, error)
             with suppress(TimeoutError):
@@ -106,11 +102,8 @@ def main() -> int:
     sys.dont_write_bytecode = False
     try:
         settings = load_settings()
-        settings.require(*REQUIRED)
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-        )
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        settings.require(*required(settings))
+        logs.configure(settings.log_level)
         asyncio.run(_main(settings, names))
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")

@@ -50,8 +50,11 @@ WORKFLOWS: tuple[type, ...] = (
     *(ExpireRetrieved, SweepRetrieved, ConsistencyReport),
 )
 
-REQUIRED = ("s3_user", "s3_password", "scicat_user", "scicat_password")
-"""Settings without which no worker starts."""
+
+def required(settings: Settings) -> tuple[str, ...]:
+    """Settings without which no worker starts."""
+    links = ("s3_link_user", "s3_link_password") if settings.in_production else ()
+    return ("s3_user", "s3_password", "scicat_user", "scicat_password", *links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +81,15 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
     bulk = BulkObjects(**s3)
     with ThreadPoolExecutor(READERS, thread_name_prefix="landing-zone") as readers:
         async with (
-            ObjectStore.connect(external_endpoint=settings.s3_external_endpoint, **s3) as objects,
+            ObjectStore.connect(**s3) as objects,
+            ObjectStore.connect(**settings.s3_links) as links,
             SmallObjects.connect(**s3) as small,
         ):
             state = State(objects, settings.s3_state_bucket)
             try:
                 await _check_versioning(objects, settings)
-                yield _work(
-                    settings, client, store, catalogue, bulk, small, objects, state, readers, _buffers(settings, names)
-                )
+                buffers = _buffers(settings, names)
+                yield _work(settings, client, store, catalogue, bulk, small, objects, links, state, readers, buffers)
             finally:
                 bulk.close()
                 await store.aclose()
@@ -143,6 +146,7 @@ def _work(
     bulk: BulkObjects,
     small: SmallObjects,
     objects: ObjectStore,
+    links: ObjectStore,
     state: State,
     readers: ThreadPoolExecutor,
     buffers: int,
@@ -198,7 +202,8 @@ def _work(
     joining = JoiningActivities(client=client, state=state)
     reporting = ReportingActivities(
         catalogue=catalogue,
-        links=objects,
+        objects=objects,
+        links=links,
         retrieval_bucket=settings.s3_retrieval_bucket,
         retention=retention,
         state=state,

@@ -170,6 +170,7 @@ class World:
         self.joining = JoiningActivities(client=client, state=state)
         self.reporting = ReportingActivities(
             catalogue=self.catalogue,
+            objects=cast("ObjectStore", None),
             links=cast("ObjectStore", None),
             retrieval_bucket="",
             retention=timedelta(days=14),

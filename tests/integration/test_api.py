@@ -14,17 +14,19 @@ from tests.lab import Lab
 
 CREDENTIALS = {
     "JOB_ENDPOINT_USERNAME": "scicat",
-    "JOB_ENDPOINT_PASSWORD": "word",
+    "JOB_ENDPOINT_PASSWORD": "wetter-horn",
     "SCICAT_USER": "archiveManager",
-    "SCICAT_PASSWORD": "aman",
+    "SCICAT_PASSWORD": "schreck-horn",
     "S3_USER": "archiver",
-    "S3_PASSWORD": "archiver",
+    "S3_PASSWORD": "finster-aar",
+    "S3_LINK_USER": "links",
+    "S3_LINK_PASSWORD": "lauter-aar",
 }
 
 
-def start(folder: Path, *command: str, without: str) -> subprocess.CompletedProcess[str]:
-    """Run one of our processes with all credentials but one, where no config.toml is; it must end by itself."""
-    given = {name: value for name, value in CREDENTIALS.items() if name != without}
+def start(folder: Path, *command: str, **differently: str) -> subprocess.CompletedProcess[str]:
+    """Run one of our processes with all credentials, some of them wrong, and no config.toml; it must end by itself."""
+    given = CREDENTIALS | differently
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     environment = inherited | given | {"SECRETS_DIR": str(folder), "UVICORN_PORT": str(Ports.free().api)}
     return subprocess.run(
@@ -38,23 +40,36 @@ def start(folder: Path, *command: str, without: str) -> subprocess.CompletedProc
     )
 
 
-async def test_no_process_starts_without_its_credentials(tmp_path: Path) -> None:
+async def test_no_process_starts_without_credentials_of_its_own(tmp_path: Path) -> None:
+    """Neither without them, nor (as production is the default) with such as everybody knows."""
     cases = [
-        (("api",), "JOB_ENDPOINT_USERNAME"),
-        (("api",), "JOB_ENDPOINT_PASSWORD"),
-        (("api",), "S3_PASSWORD"),
-        (("worker", "--queue", "control"), "SCICAT_PASSWORD"),
-        (("worker", "--queue", "archival"), "S3_USER"),
+        (("api",), "JOB_ENDPOINT_USERNAME", ""),
+        (("api",), "JOB_ENDPOINT_PASSWORD", ""),
+        (("api",), "S3_PASSWORD", ""),
+        (("api",), "S3_PASSWORD", "minioadmin"),
+        (("worker", "--queue", "control"), "SCICAT_PASSWORD", ""),
+        (("worker", "--queue", "control"), "SCICAT_PASSWORD", "aman"),
+        (("worker", "--queue", "archival"), "S3_USER", ""),
     ]
     ended = await asyncio.gather(
-        *(asyncio.to_thread(start, tmp_path, *command, without=missing) for command, missing in cases)
+        *(asyncio.to_thread(start, tmp_path, *command, **{name: value}) for command, name, value in cases)
     )
-    for (command, missing), process in zip(cases, ended, strict=True):
-        assert process.returncode == 1, (command, missing, process.stderr)
+    for (command, name, value), process in zip(cases, ended, strict=True):
+        assert process.returncode == 1, (command, name, process.stderr)
         [sentence] = process.stderr.splitlines()
-        assert missing in sentence
+        assert name in sentence
         assert sentence.endswith(".")
+        assert not value or value not in sentence
         assert process.stdout == ""
+
+
+async def test_a_worker_in_production_has_an_account_for_links(tmp_path: Path) -> None:
+    without = {"S3_LINK_USER": "", "S3_LINK_PASSWORD": ""}
+    ended = await asyncio.to_thread(start, tmp_path, "worker", "--queue", "control", **without)
+    assert (ended.returncode, ended.stderr.splitlines()) == (
+        1,
+        [f"{name} must be set and not be empty." for name in without],
+    )
 
 
 async def test_everything_behind_the_api_is_ready(lab: Lab) -> None:

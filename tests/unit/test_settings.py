@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from cli.stack_environment import keep_secrets
 from settings import Settings, SettingsError, load_settings
 
 PROJECT = Path(__file__).parents[2]
@@ -18,7 +19,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.delenv("SCOPEMARCHIVER_CONFIG", raising=False)
-    monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "no-such-folder"))
+    (tmp_path / "no-secrets").mkdir()
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "no-secrets"))
     monkeypatch.chdir(tmp_path)
 
 
@@ -52,7 +54,7 @@ def test_environment_wins_over_secrets_files_over_config_over_defaults(
     secrets.mkdir()
     (secrets / "s3_region").write_text("from-file")
     (secrets / "scicat_endpoint").write_text("from-file")
-    (secrets / "s3_password").write_text("hidden\n")
+    (secrets / "s3_password").write_text("well hidden\n")
     monkeypatch.setenv("SECRETS_DIR", str(secrets))
     monkeypatch.setenv("S3_REGION", "from-environment")
     settings = load_settings()
@@ -60,7 +62,7 @@ def test_environment_wins_over_secrets_files_over_config_over_defaults(
     assert settings.scicat_endpoint == "https://from-file"
     assert settings.temporal_namespace == "from-config"
     assert settings.temporal_address == "127.0.0.1:7233"
-    assert settings.s3_password.get_secret_value() == "hidden"
+    assert settings.s3_password.get_secret_value() == "well hidden"
 
 
 def test_secrets_do_not_print() -> None:
@@ -117,6 +119,17 @@ def test_decimal_sizes() -> None:
             "S3_STATE_BUCKET = 'retrieval'",
             "S3_LANDINGZONE_BUCKET, S3_RETRIEVAL_BUCKET and S3_STATE_BUCKET must be three buckets.",
         ),
+        ("CA_FILE = 'nowhere.pem'", "CA_FILE must name a file that is there."),
+        ("ENVIRONMENT = 'prod'", "ENVIRONMENT should be 'production' or 'development'."),
+        (
+            "TEMPORAL_CERTIFICATE_FILE = 'config.toml'",
+            "TEMPORAL_CERTIFICATE_FILE and TEMPORAL_KEY_FILE go together: set both or neither.",
+        ),
+        (
+            "TEMPORAL_CERTIFICATE_FILE = 'config.toml'\nTEMPORAL_KEY_FILE = 'config.toml'",
+            "TEMPORAL_TLS must be true where TEMPORAL_CERTIFICATE_FILE is set.",
+        ),
+        ("S3_LINK_USER = 'links'", "S3_LINK_USER and S3_LINK_PASSWORD go together: set both or neither."),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_sentence(tmp_path: Path, toml: str, sentence: str) -> None:
@@ -165,3 +178,112 @@ def test_require_names_what_is_missing() -> None:
     settings.require("s3_user", "S3_ENDPOINT")
     with pytest.raises(SettingsError, match=r"^S3_PASSWORD must be set and not be empty\.$"):
         settings.require("s3_user", "s3_password")
+
+
+# Secrets
+
+
+@pytest.fixture
+def secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    monkeypatch.setenv("SECRETS_DIR", str(folder))
+    return folder
+
+
+def test_every_secret_may_come_from_a_file(secrets: Path) -> None:
+    for name in SECRET_FIELDS:
+        (secrets / name).write_text(f"{name[::-1]} is long enough\n")
+    (secrets / "of-another-program").write_text("is left alone")
+    settings = load_settings()
+    for name in SECRET_FIELDS:
+        assert getattr(settings, name).get_secret_value() == f"{name[::-1]} is long enough"
+    assert "long enough" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_a_folder_of_secrets_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRETS_DIR", "nowhere")
+    with pytest.raises(SettingsError, match=r"^SECRETS_DIR names nowhere, which is not a folder\.$"):
+        load_settings()
+
+
+def test_a_secret_that_cannot_be_read_is_named(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreadable = secrets / "s3_password"
+    unreadable.write_text("hidden")
+
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"{unreadable} cannot be read: Permission denied."
+
+
+# Production
+
+REMEDY = "give the account a secret of its own, or set ENVIRONMENT to development on a machine without real data."
+PLACEHOLDER = "is a default or a placeholder that everybody knows"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wrong"),
+    [
+        ("s3_password", "minioadmin", PLACEHOLDER),
+        ("s3_password", "MinioAdmin1", PLACEHOLDER),
+        ("job_endpoint_password", "changeme", PLACEHOLDER),
+        ("operator_password", "<CHANGE_ME>", PLACEHOLDER),
+        ("lts_token", "your-token-here", PLACEHOLDER),
+        ("scicat_password", "password-of-scicat", PLACEHOLDER),
+        ("scicat_password", "aman", "is shorter than 8 characters"),
+        ("s3_password", "account-of-S3", "is the name of its account"),
+    ],
+)
+def test_production_refuses_what_everybody_knows(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, wrong: str
+) -> None:
+    monkeypatch.setenv("S3_USER", "account-of-s3")
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert str(caught.value) == f"{name.upper()} {wrong}: {REMEDY}"
+    monkeypatch.setenv("ENVIRONMENT", "development")
+    assert getattr(load_settings(), name).get_secret_value() == value
+
+
+def test_production_names_each_of_them_and_shows_none(secrets: Path) -> None:
+    passwords = {name for name in SECRET_FIELDS if not name.endswith(("_user", "_username"))}
+    for name in SECRET_FIELDS:
+        (secrets / name).write_text("changeme")
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert sorted(sentence.split()[0] for sentence in caught.value.sentences) == sorted(map(str.upper, passwords))
+    assert "changeme" not in str(caught.value)
+
+
+def test_production_takes_secrets_of_ones_own_and_names_of_any_kind(secrets: Path) -> None:
+    for name in SECRET_FIELDS:
+        (secrets / name).write_text("admin" if name.endswith(("_user", "_username")) else f"Zk3.{name[::-1]}/x")
+    assert load_settings().in_production
+
+
+def test_no_word_of_the_local_stack_is_good_enough_for_production(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here, there = (keep_secrets(tmp_path / machine) for machine in ("here", "there"))
+    same = {name for name in here if here[name] == there[name] and not name.endswith(("_USER", "_USERNAME"))}
+    assert "SCICAT_PASSWORD" in same
+    for name in same:
+        monkeypatch.setenv(name, here[name])
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert {sentence.split()[0] for sentence in caught.value.sentences} == same
+
+
+def test_links_are_signed_by_an_account_of_their_own_where_there_is_one() -> None:
+    shared: dict[str, Any] = {"s3_user": "service", "s3_password": "s", "s3_external_endpoint": "https://outside"}
+    own = Settings(**shared, s3_link_user=SecretStr("links"), s3_link_password=SecretStr("l"))
+    assert (own.s3_links["access_key"], own.s3_links["secret_key"]) == ("links", "l")
+    assert own.s3_links["endpoint"] == "https://outside"
+    assert own.s3_connection["access_key"] == "service"
+    assert Settings(**shared).s3_links["access_key"] == "service"
