@@ -4,15 +4,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from temporalio.client import Client
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 from api import errors
 from api.dependencies import Services
 from api.gateway import Gateway
+from api.headers import SecurityHeaders
 from api.routes import datasets, health, jobs
 from clients.s3 import ObjectStore
 from clients.state import State
+from clients.temporal import connect
 from settings import Settings
 
 
@@ -28,12 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         # Lazy: the API answers, and says what is missing, while Temporal is away.
-        client = await Client.connect(
-            settings.temporal_address,
-            namespace=settings.temporal_namespace,
-            data_converter=pydantic_data_converter,
-            lazy=True,
-        )
+        client = await connect(**settings.temporal_connection, lazy=True)
         async with ObjectStore.connect(
             external_endpoint=settings.s3_external_endpoint, **settings.s3_connection
         ) as objects:
@@ -48,9 +43,12 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.settings = settings
+    app.add_middleware(SecurityHeaders)
     errors.install(app)
     app.include_router(health.router)
     app.include_router(jobs.router)
     app.include_router(jobs.operators)
+    app.include_router(jobs.verbs)
     app.include_router(datasets.router)
+    app.include_router(datasets.verbs)
     return app

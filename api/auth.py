@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from api.dependencies import SettingsDep
+from settings import Settings
 
 
 class _Basic(HTTPBasic):
@@ -46,16 +47,33 @@ def _refuse() -> HTTPException:
 
 def job_account(credentials: Credentials, settings: SettingsDep) -> None:
     """Let SciCat's account in."""
-    if credentials is None or not _matches(credentials, settings.job_endpoint_username, settings.job_endpoint_password):
+    if credentials is None or not _is_scicat(credentials, settings):
         raise _refuse()
 
 
 def operator_account(credentials: Credentials, settings: SettingsDep) -> None:
     """Let SciCat's or the operators' account in."""
-    accounts = [
-        (settings.job_endpoint_username, settings.job_endpoint_password),
-        (settings.operator_username, settings.operator_password),
-    ]
-    # No short cut: how long it takes says nothing about which account was meant.
-    if credentials is None or not any([_matches(credentials, *account) for account in accounts]):  # noqa: C419
+    if credentials is None or not (
+        # No short cut: how long it takes says nothing about which account was meant.
+        _is_scicat(credentials, settings) | _is_operator(credentials, settings)
+    ):
         raise _refuse()
+
+
+def operator_verbs(credentials: Credentials, settings: SettingsDep) -> None:
+    """Let in who may pause or cancel other people's work: in production the operators' account alone.
+
+    SciCat's password is known to SciCat, whose job action needs it for no more than telling of jobs.
+    """
+    operator_account(credentials, settings)
+    assert credentials is not None  # noqa: S101 - the line above
+    if settings.in_production and not _is_operator(credentials, settings):
+        raise HTTPException(403, "operators' verbs need the account of OPERATOR_USERNAME and OPERATOR_PASSWORD")
+
+
+def _is_scicat(credentials: HTTPBasicCredentials, settings: Settings) -> bool:
+    return _matches(credentials, settings.job_endpoint_username, settings.job_endpoint_password)
+
+
+def _is_operator(credentials: HTTPBasicCredentials, settings: Settings) -> bool:
+    return _matches(credentials, settings.operator_username, settings.operator_password)

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from temporalio.exceptions import TemporalError
 from temporalio.service import RPCError
 
+from api import headers
 from api.models import Detail, ServerError, Unprocessable
 from domain.errors import ArchiverError
 from domain.outcome import bounded
@@ -25,11 +26,11 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 """Declared for every route that can answer them."""
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Detail, "description": "Nothing is known of it"}}
-IN_VAIN: dict[int | str, dict[str, Any]] = {
-    409: {
-        "model": Detail,
-        "description": "Without effect: already ended, too late, or not parked",
-    }
+VERB_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **RESPONSES,
+    **UNKNOWN,
+    403: {"model": Detail, "description": "In production only the operators' account may do this"},
+    409: {"model": Detail, "description": "Without effect: already ended, too late, or not parked"},
 }
 
 
@@ -44,7 +45,8 @@ class Refused(Exception):
 def server_error(code: str, message: str, details: str = "") -> JSONResponse:
     """A 500 with all its fields."""
     body = ServerError(code=code, message=message, details=details)
-    return JSONResponse(body.model_dump(), status_code=500)
+    # Unexpected errors are answered outside all middleware, so the headers are put in here.
+    return JSONResponse(body.model_dump(), status_code=500, headers=headers.DATA)
 
 
 def install(app: FastAPI) -> None:
@@ -79,5 +81,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        headers: Mapping[str, str] | None = error.headers
-        return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=headers)
+        given: Mapping[str, str] | None = error.headers
+        return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=given)

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter, Depends, HTTPException
 
-from api.auth import operator_account
+from api.auth import operator_account, operator_verbs
 from api.dependencies import GatewayDep
-from api.errors import IN_VAIN, RESPONSES, UNKNOWN, Refused
+from api.errors import RESPONSES, UNKNOWN, VERB_RESPONSES, Refused
 from api.models import SteerDataset
 from domain.errors import DatasetError
 from domain.pid import check_pid
@@ -12,6 +12,9 @@ from domain.progress import DatasetProgress
 from domain.steering import Steered, Verb
 
 router = APIRouter(prefix="/archiver/datasets", tags=["operators"], dependencies=[Depends(operator_account)])
+verbs = APIRouter(
+    prefix="/archiver/datasets", tags=["operators"], dependencies=[Depends(operator_verbs)], responses=VERB_RESPONSES
+)
 
 
 @router.get("/{pid:path}", responses=RESPONSES | UNKNOWN)
@@ -23,31 +26,31 @@ async def dataset(pid: str, gateway: GatewayDep) -> DatasetProgress:
     return known[0]
 
 
-@router.post("/pause", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/pause")
 async def pause(body: SteerDataset, gateway: GatewayDep) -> Steered:
     """Stop running copies at the next chunk, within seconds, and start nothing more."""
     return await _steer(gateway, body, Verb.PAUSE)
 
 
-@router.post("/resume", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/resume")
 async def resume(body: SteerDataset, gateway: GatewayDep) -> Steered:
     """Go on after a pause, whoever paused it."""
     return await _steer(gateway, body, Verb.RESUME)
 
 
-@router.post("/retry", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/retry")
 async def retry(body: SteerDataset, gateway: GatewayDep) -> Steered:
     """Try what is parked again, or cut a running backoff short."""
     return await _steer(gateway, body, Verb.RETRY)
 
 
-@router.post("/give-up", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/give-up")
 async def give_up(body: SteerDataset, gateway: GatewayDep) -> Steered:
     """End what is parked, undoing what was done."""
     return await _steer(gateway, body, Verb.GIVE_UP)
 
 
-@router.post("/cancel", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/cancel")
 async def cancel(body: SteerDataset, gateway: GatewayDep) -> Steered:
     """End it for every job that waits for it, undoing what was done; behind the commit point it is too late."""
     return await _steer(gateway, body, Verb.CANCEL)

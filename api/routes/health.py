@@ -1,6 +1,7 @@
 """`/health/…`: whether the process lives, and whether what it needs answers."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable
 
 import httpx
@@ -39,8 +40,8 @@ async def readyz(services: ServicesDep, settings: SettingsDep) -> Ready | JSONRe
 
 async def _scicat(settings: Settings) -> bool:
     """SciCat's health; it exists under v3 alone and says ok a while after its database died (4.27, observed)."""
-    verify = str(settings.ca_file) if settings.ca_file else True
-    async with httpx.AsyncClient(verify=verify, timeout=_WITHIN_S, trust_env=False) as client:  # pyright: ignore[reportArgumentType]
+    trust = ssl.create_default_context(cafile=settings.ca_file)
+    async with httpx.AsyncClient(verify=trust, timeout=_WITHIN_S, trust_env=False) as client:
         return (await client.get(f"{settings.scicat_endpoint}/api/v3/health")).is_success
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 
-from api.auth import job_account, operator_account
+from api.auth import job_account, operator_account, operator_verbs
 from api.dependencies import GatewayDep, ServicesDep, SettingsDep
-from api.errors import IN_VAIN, RESPONSES, UNKNOWN, Refused
+from api.errors import RESPONSES, UNKNOWN, VERB_RESPONSES, Refused
 from api.gateway import NoSuchPage, OtherType
 from api.models import CreateJob, JobStarted
 from api.orders import job_order
@@ -21,6 +21,9 @@ from domain.steering import JobList, Steered, Verb
 
 router = APIRouter(prefix="/archiver", tags=["archiver"])
 operators = APIRouter(prefix="/archiver/jobs", tags=["operators"], dependencies=[Depends(operator_account)])
+verbs = APIRouter(
+    prefix="/archiver/jobs", tags=["operators"], dependencies=[Depends(operator_verbs)], responses=VERB_RESPONSES
+)
 
 _OUTCOMES_WITHIN_S = 5.0
 
@@ -65,19 +68,19 @@ async def job(job_id: uuid.UUID, services: ServicesDep) -> JobProgress:
     return await _with_outcomes(progress, services.state)
 
 
-@operators.post("/{job_id}/pause", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/{job_id}/pause")
 async def pause(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
     """Pause all datasets of the job, for every job that waits for them; running copies stop within seconds."""
     return await _steer(gateway, job_id, Verb.PAUSE)
 
 
-@operators.post("/{job_id}/resume", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/{job_id}/resume")
 async def resume(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
     """Go on after a pause."""
     return await _steer(gateway, job_id, Verb.RESUME)
 
 
-@operators.post("/{job_id}/cancel", responses=RESPONSES | UNKNOWN | IN_VAIN)
+@verbs.post("/{job_id}/cancel")
 async def cancel(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
     """End the job; datasets that no other job waits for are undone, but for those that are archived already."""
     return await _steer(gateway, job_id, Verb.CANCEL)

@@ -119,6 +119,7 @@ class PretendStore:
 
 def settings(**more: Any) -> Settings:
     given: dict[str, Any] = {
+        "environment": "development",
         "job_endpoint_username": SCICAT[0],
         "job_endpoint_password": SCICAT[1],
         "operator_username": OPERATOR[0],
@@ -398,6 +399,28 @@ async def test_no_operators_account_means_that_its_empty_name_lets_nobody_in() -
         assert (await http.get("/archiver/datasets/x/y", auth=("", ""))).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("account", "allowed"),
+    [({}, True), ({"operator_username": "", "operator_password": ""}, False)],
+    ids=["with an operators' account", "without"],
+)
+async def test_in_production_verbs_take_the_operators_account_alone(account: dict[str, str], allowed: bool) -> None:
+    app = create_app(settings(environment="production", **account))
+    gateway = PretendGateway()
+    app.state.services = cast("Any", Services)(gateway, PretendStore(), PretendStore())
+    verbs = [("/archiver/datasets/pause", {"pid": "20.500/known"}), (f"/archiver/jobs/{JOB_ID}/pause", None)]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+        assert (await http.post("/archiver/jobs", json=GOOD, auth=SCICAT)).status_code == 201
+        for path, body in verbs:
+            refused = await http.post(path, json=body, auth=SCICAT)
+            assert (refused.status_code, "OPERATOR_USERNAME" in refused.json()["detail"]) == (403, True)
+            assert (await http.post(path, json=body, auth=("nobody", "knows"))).status_code == 401
+            assert gateway.told == []
+        for path, body in verbs:
+            assert (await http.post(path, json=body, auth=OPERATOR)).status_code == (200 if allowed else 401)
+        assert (await http.get("/archiver/datasets/20.500/known", auth=SCICAT)).status_code == 200
+
+
 @pytest.mark.parametrize("missing", ["job_endpoint_username", "job_endpoint_password", "s3_user", "s3_password"])
 def test_an_application_without_credentials_is_not_made(missing: str) -> None:
     with pytest.raises(SettingsError, match=missing.upper()):
@@ -452,6 +475,52 @@ async def test_a_temporal_that_is_not_there_is_a_500_within_seconds() -> None:
         assert (error["endpoint"].endswith(address), bool(error["message"])) == (True, True)
 
 
+# What browsers and caches are told
+
+
+async def test_every_answer_says_what_browsers_may_do_with_it(http: httpx.AsyncClient, gateway: PretendGateway) -> None:
+    answers = [
+        await http.get("/health/livez"),
+        await http.post("/archiver/jobs", json=GOOD),
+        await http.post("/archiver/jobs", json=GOOD, auth=("nobody", "")),
+        await http.post("/archiver/jobs", json={}),
+        await http.get("/nowhere"),
+        await http.get("/docs"),
+        await http.get("/openapi.json"),
+    ]
+    for failure in (ObjectStoreUnavailable("S3 does not answer"), ZeroDivisionError()):
+        gateway.failure = failure
+        answers.append(await http.post("/archiver/jobs", json=GOOD))
+    assert [answer.status_code for answer in answers] == [200, 201, 401, 422, 404, 200, 200, 500, 500]
+    for answer in answers:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert len(answer.headers.get_list("Cache-Control")) == 1
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_documentation_may_load_what_it_needs_and_nothing_else(http: httpx.AsyncClient, page: str) -> None:
+    answer = await http.get(page)
+    rules = dict(rule.strip().split(" ", 1) for rule in answer.headers["Content-Security-Policy"].split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["connect-src"] == "'self'"
+    wanted = {
+        "script-src": re.findall(r"<script src=\"([^\"]+)", answer.text),
+        "style-src": re.findall(r"<link href=\"([^\"]+)\" rel=\"stylesheet", answer.text)
+        + re.findall(r"rel=\"stylesheet\" href=\"([^\"]+)", answer.text),
+        "img-src": re.findall(r"rel=\"shortcut icon\" href=\"([^\"]+)", answer.text),
+    }
+    assert wanted["script-src"]
+    for kind, urls in wanted.items():
+        for url in urls:
+            assert "://".join(url.split("/")[0:3:2]).replace(":://", "://") in rules[kind].split(), url
+    if "<script>" in answer.text:
+        assert "'unsafe-inline'" in rules["script-src"]
+
+
 # The document
 
 
@@ -469,7 +538,7 @@ def test_every_code_that_is_answered_is_declared(app: FastAPI) -> None:
     verbs = [f"/archiver/jobs/{{job_id}}/{verb}" for verb in ("pause", "resume", "cancel")]
     verbs += [f"/archiver/datasets/{verb.value}" for verb in Verb]
     for verb in verbs:
-        assert declared[("POST", verb)] == {"200", "401", "404", "409", "422", "500"}
+        assert declared[("POST", verb)] == {"200", "401", "403", "404", "409", "422", "500"}
     assert declared[("GET", "/health/livez")] >= {"200"}
     assert declared[("GET", "/health/readyz")] == {"200", "503"}
     assert not any(path.endswith("/") for _, path in declared)
