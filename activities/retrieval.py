@@ -22,6 +22,7 @@ from domain.bitmap import Bitmap
 from domain.checksum import b64, composite
 from domain.datablock import FORMAT
 from domain.errors import BeingArchived, Damaged, Incomplete, NotArchived, ObjectStoreUnavailable
+from domain.files import check_path
 from domain.message import Message
 from domain.names import stem_of
 from domain.orders import FilesOf
@@ -154,7 +155,7 @@ class RetrievalActivities:
         """Tell which datablocks have to be fetched; intact ones in the retrieval bucket are kept for longer.
 
         Raises:
-            BeingArchived, NotArchived, Incomplete, UnknownDataset, NoAccess.
+            BeingArchived, NotArchived, Incomplete, UnsafePath, UnknownDataset, NoAccess.
         """
         check_pid(order.pid)
         dataset = await self._catalogue.dataset(order.pid)
@@ -166,6 +167,8 @@ class RetrievalActivities:
             raise BeingArchived(f"dataset {order.pid} is being archived; retrieve it when that has finished")
         if not life.retrievable or not blocks:
             raise NotArchived(f"dataset {order.pid} is not marked retrievable or has no datablocks")
+        for block in blocks:
+            names.check_archive_id(order.pid, block.archive_id)
         registered = await self._catalogue.original_files(order.pid)
         expected = regular_files(registered, dataset.source_folder).values()
         absent = uncovered(expected, (entry for block in blocks for entry in block.files))
@@ -194,7 +197,7 @@ class RetrievalActivities:
     ) -> LookedRetrieval:
         """Which datablocks hold the files that a job names."""
         listed = (await self._state.get_list(names.job_datasets_key(files_of.job_id)))[files_of.n]
-        wanted = {relative_path(str(path), dataset.source_folder) for path in listed["files"]}
+        wanted = {check_path(relative_path(str(path), dataset.source_folder)) for path in listed["files"]}
         entries: list[dict[str, Any]] = []
         total = 0
         for block in blocks:

@@ -7,6 +7,8 @@ datasets/<pid>/<plan digest>/…                               state bucket
 
 import re
 
+from domain.errors import UnsafePath
+from domain.files import check_path
 from domain.pid import flat
 
 _DATASETS = "openem-network/datasets"
@@ -52,6 +54,20 @@ def is_ours(pid: str, archive_id: str) -> bool:
     """Whether an archiveId has the shape that this service gives to datablocks of this dataset."""
     pattern = re.escape(f"{datablocks_prefix(pid)}{flat(pid)}_") + r"[0-9]+_[0-9a-f]{8}\.tar"
     return re.fullmatch(pattern, archive_id) is not None
+
+
+def check_archive_id(pid: str, archive_id: str) -> str:
+    """Return a datablock's archiveId if it lies in its dataset's own folder, whoever registered it.
+
+    It says what is read from the LTS and delivered to the dataset's owners: one that led elsewhere would give them
+    somebody else's data.
+
+    Raises:
+        UnsafePath: outside that folder, or no tame path.
+    """
+    if not check_path(archive_id).startswith(datablocks_prefix(pid)):
+        raise UnsafePath(f"the datablock {archive_id!r} does not lie in the folder of its dataset {pid}")
+    return archive_id
 
 
 def state_prefix(pid: str) -> str:

@@ -67,8 +67,23 @@ async def test_a_tar_of_the_original_system_is_checked_and_retrieved(lab: Lab, t
         assert (unpacked / path).read_bytes() == content
 
 
-async def _archived_by_the_original(lab: Lab, files: dict[str, bytes], packed: dict[str, bytes]) -> str:
-    """A dataset with one plain tar of relative paths, as the original archiver leaves it."""
+async def test_a_datablock_that_lies_elsewhere_on_the_lts_is_not_delivered(lab: Lab) -> None:
+    """Who may register datablocks may not fetch other people's data with them."""
+    files = {"a": b"of others"}
+    pid = await _archived_by_the_original(lab, files, files, folder="other-project/")
+
+    job = await lab.ended(await lab.retrieve(pid))
+
+    [outcome] = job["jobResultObject"]["datasets"]
+    assert (outcome["status"], outcome["class"]) == ("dataset_error", "UnsafePath")
+    assert "other-project/" in outcome["message"]
+    assert job["jobResultObject"]["result"] == []
+
+
+async def _archived_by_the_original(
+    lab: Lab, files: dict[str, bytes], packed: dict[str, bytes], folder: str = ""
+) -> str:
+    """A dataset with one plain tar of relative paths, as the original archiver leaves it, or in some other folder."""
     pid = await lab.dataset(files, upload=False)
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
@@ -77,7 +92,8 @@ async def _archived_by_the_original(lab: Lab, files: dict[str, bytes], packed: d
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     content = stream.getvalue()
-    archive_id = f"openem-network/datasets/{pid}/datablocks/{pid.replace('/', '-')}_0.tar"
+    folder = folder or f"openem-network/datasets/{pid}/datablocks/"
+    archive_id = f"{folder}{pid.replace('/', '-')}_0.tar"
     settings = lab.stack.settings
     store = HttpLongTermStore(endpoint=settings.lts_endpoint, token=settings.lts_token.get_secret_value())
     try:

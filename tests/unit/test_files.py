@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain import errors
+from domain import errors, names
 from domain.checksum import b64, composite, known_algorithm, s3_composite
 from domain.errors import DatasetError, UnsafePath
 from domain.files import RegisteredFile, check_path, format_time, parse_mode, parse_time, whole_seconds
 from domain.pid import check_pid, flat
 from tests.strategies import HOSTILE_PATHS, paths, quick, times_ns
+
+PID = "20.500.11935/0d4c"
 
 
 @given(paths)
@@ -179,3 +181,27 @@ def test_every_error_of_the_users_is_never_retried() -> None:
     assert all(
         name in (errors.__doc__ or "") for name in (*errors.NEVER_RETRIED, "Damaged", "NoSpace", "Misconfigured")
     )
+
+
+def test_an_archive_id_lies_in_its_datasets_folder() -> None:
+    ours = f"openem-network/datasets/{PID}/datablocks/x_0.tar"
+    assert names.check_archive_id(PID, ours) == ours
+
+
+@pytest.mark.parametrize(
+    "archive_id",
+    [
+        "openem-network/datasets/20.500/other/datablocks/x_0.tar",
+        f"openem-network/datasets/{PID}2/datablocks/x_0.tar",
+        f"openem-network/datasets/{PID}/datablocks/../../other/datablocks/x_0.tar",
+        f"openem-network/datasets/{PID}/datablocks//x_0.tar",
+        f"openem-network/datasets/{PID}/datablocks/",
+        f"/openem-network/datasets/{PID}/datablocks/x_0.tar",
+        f"openem-network/datasets/{PID}/raw_files/x_0.tar",
+        "other-project/x_0.tar",
+        "",
+    ],
+)
+def test_an_archive_id_that_leads_elsewhere_is_refused(archive_id: str) -> None:
+    with pytest.raises(UnsafePath):
+        names.check_archive_id(PID, archive_id)
