@@ -4,6 +4,8 @@ Independent of `clients/scicat.py`, which is the *service's* way of talking to S
 does not repeat. REST v3, as SciCat's own Python client and the Ingestor use it.
 """
 
+import os
+import ssl
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
@@ -48,7 +50,11 @@ class UserCatalogue:
         self._user, self._password = user, password
         self._token = ""
         self._http = httpx.AsyncClient(
-            base_url=url.rstrip("/") + "/", timeout=TIMEOUT_S, transport=transport, trust_env=foreign(url)
+            base_url=url.rstrip("/") + "/",
+            timeout=TIMEOUT_S,
+            transport=transport,
+            trust_env=foreign(url),
+            verify=trusted(),
         )
 
     async def __aenter__(self) -> Self:
@@ -142,6 +148,19 @@ class UserCatalogue:
 def foreign(url: str) -> bool:
     """Whether a URL leads away from this machine; only there are the environment's proxies asked."""
     return httpx.URL(url).host not in ("127.0.0.1", "localhost", "::1")
+
+
+def trusted() -> ssl.SSLContext:
+    """The certificate authorities that commands trust: those of CA_FILE in the environment, else the system's.
+
+    Raises:
+        OutOfReach: CA_FILE cannot be read.
+    """
+    ca_file = os.environ.get("CA_FILE") or None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # an SSLError is one
+        raise OutOfReach(f"CA_FILE names {ca_file}, which cannot be read as certificates") from error
 
 
 def _segment(text: str) -> str:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import client
-from cli.catalogue import Document, OutOfReach, foreign
+from cli.catalogue import Document, OutOfReach, foreign, trusted
 from cli.client import EXIT_CODES, FAILED, USAGE, Connection, err, explain, fail, upload
 from cli.following import MIB, Display, Look, ending, follow
 from cli.ingest import Inventory, open_zone, s3_errors, scan, shown
@@ -360,7 +360,7 @@ async def _check_cartridges(connection: Connection, report: Report) -> None:
 
 def _library(connection: Connection) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {connection.lts_token}"} if connection.lts_token else {}
-    return httpx.AsyncClient(headers=headers, timeout=30, trust_env=foreign(connection.lts_url))
+    return httpx.AsyncClient(headers=headers, timeout=30, trust_env=foreign(connection.lts_url), verify=trusted())
 
 
 async def localities(connection: Connection, paths: list[str]) -> dict[str, str]:

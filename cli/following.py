@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.catalogue import Document, OutOfReach, Refused, UserCatalogue, foreign
+from cli.catalogue import Document, OutOfReach, Refused, UserCatalogue, foreign, trusted
 from domain.lifecycle import Phase, finished
 from domain.message import Message
 from domain.names import datablocks_prefix
@@ -65,6 +65,7 @@ class ArchiverApi:
             timeout=15,
             transport=transport,
             trust_env=foreign(url),
+            verify=trusted(),
         )
 
     async def __aenter__(self) -> Self:

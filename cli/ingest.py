@@ -33,6 +33,9 @@ MAX_PATH_BYTES = 940
 FILES_PER_BLOCK = 20_000
 """SciCat refuses a body above 16 MB; the Ingestor stops at the same number."""
 
+ATTEMPTS = 4
+"""Of a request to S3."""
+
 AT_ONCE = 16
 _LARGE_AT_ONCE = 3
 _PART_BYTES = 16 << 20
@@ -252,10 +255,11 @@ async def open_zone(zone: LandingZone) -> "AsyncGenerator[S3Client]":
                 aws_access_key_id=zone.key,
                 aws_secret_access_key=zone.secret,
                 region_name=zone.region,
+                verify=os.environ.get("CA_FILE") or None,
                 config=AioConfig(
                     max_pool_connections=2 * AT_ONCE,
                     s3={"addressing_style": "path"},
-                    retries={"total_max_attempts": 4},
+                    retries={"total_max_attempts": ATTEMPTS},
                     proxies=None if foreign(zone.url) else {},
                 ),
             )

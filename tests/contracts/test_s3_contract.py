@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import shutil
-import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from clients.s3_small import SmallObjects
 from clients.s3_wire import ObjectChanged, Range
 from domain.errors import Misconfigured, ObjectStoreUnavailable
 from tests.contracts.conftest import ACCESS_KEY, REGION, SECRET_KEY, minio_process
+from tests.fakes.certificate import certificate
 from tests.fakes.processes import ServerProcess
 
 CREDENTIALS: dict[str, Any] = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "region": REGION}
@@ -430,28 +429,19 @@ async def test_a_server_that_is_down_may_come_back(own_minio: ServerProcess) -> 
 @pytest.fixture
 def tls_minio(tmp_path: Path) -> Iterator[tuple[ServerProcess, Path]]:
     """MinIO behind TLS, and the certificate that it must be trusted by."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is needed to make a certificate")
-    certificates = tmp_path / "certificates"
-    certificates.mkdir()
-    certificate = certificates / "public.crt"
-    argv = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    argv += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    argv += ["-keyout", str(certificates / "private.key"), "-out", str(certificate)]
-    subprocess.run(argv, check=True, capture_output=True)
-    server = minio_process(tmp_path, certificates)
+    made = certificate(tmp_path / "certificates")
+    server = minio_process(tmp_path, made.parent)
     try:
         server.start()
-        yield server, certificate
+        yield server, made
     finally:
         server.stop()
 
 
 async def test_tls_with_a_certificate_of_ones_own(tls_minio: tuple[ServerProcess, Path]) -> None:
-    server, certificate = tls_minio
+    server, made = tls_minio
     data = b"z" * PART
-    trusting: dict[str, Any] = {**CREDENTIALS, "ca_file": certificate}
+    trusting: dict[str, Any] = {**CREDENTIALS, "ca_file": made}
     async with (
         ObjectStore.connect(endpoint=server.url, **trusting) as store,
         readers_of(server.url, **trusting) as readers,
