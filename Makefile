@@ -19,7 +19,7 @@ BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(orig
 export FULL CASES CASE REPEATS SCALE MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long histories bench bench-control bench-waiting profile check clean programs
+.PHONY: help demo up down test test-long histories bench bench-control bench-waiting profile check audit clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,13 @@ check: $(ENVIRONMENT) ## Check format, lint, types and import contracts
 	@ruff check
 	@pyright
 	@lint-imports
+
+audit: $(ENVIRONMENT) ## Ask PyPI for known vulnerabilities of all that uv.lock names, ourselves left out
+	@mkdir -p .cache
+	@$(UV) export --locked --quiet --all-groups --no-emit-project --output-file .cache/requirements.txt >/dev/null
+	@$(UV) run --locked --quiet --group audit pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--requirement .cache/requirements.txt \
+		|| { echo "The audit failed: a package is vulnerable, or PyPI (https://pypi.org) did not answer for one of them; see above." >&2; exit 1; }
 
 clean: ## Remove what the other targets made here, the local stack's data included
 	@if [ -e .local/stack.json ] && [ -e $(ENVIRONMENT) ]; then scopemarchiver down; fi

@@ -121,7 +121,7 @@ def _start_detached(folder: Path, ports: Ports, services: Sequence[str]) -> None
     stack = {"folder": str(folder.absolute()), "ports": asdict(ports), "services": list(services)}
     command = [sys.executable, "-P", "-m", "cli.local", json.dumps(stack)]
     with log.open("wb") as output:
-        supervisor = subprocess.Popen(  # noqa: S603
+        supervisor = subprocess.Popen(  # noqa: S603 - this very program
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     try:

@@ -100,7 +100,7 @@ def _go_on_path(environment: Mapping[str, str]) -> Path | None:
     go = shutil.which("go")
     if go is None:
         return None
-    asked = subprocess.run([go, "env", "GOVERSION"], env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    asked = subprocess.run([go, "env", "GOVERSION"], env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
     version = re.match(r"go(\d+)\.(\d+)", asked.stdout)
     if asked.returncode != 0 or version is None or (int(version[1]), int(version[2])) < OLDEST_GO:
         return None
@@ -171,7 +171,7 @@ def _run_showing_progress(
     progress = _Progress(title)
     with (
         log.open("w") as record,
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(  # noqa: S603 - no shell; our own words
             command,
             env=environment,
             cwd=log.parent,  # away from any go.mod

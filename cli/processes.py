@@ -71,7 +71,7 @@ def _start_time(pid: int) -> str | None:
         # The name, in parentheses, may hold anything; behind it field 3 is the state, field 22 the start time.
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
-    told = subprocess.run(  # noqa: S603
+    told = subprocess.run(  # noqa: S603 - a number
         ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     ).stdout.split(maxsplit=1)
     return None if not told or told[0].startswith("Z") else told[1].strip()
@@ -133,7 +133,7 @@ class Child:
         self._told_to_end = False
         self.started_at = time.time()
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - no shell; the stack says what
                 command,
                 cwd=self.folder,
                 env=dict(self.environment),

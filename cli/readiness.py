@@ -22,7 +22,7 @@ def http_answers(port: int, path: str) -> Question:
         if is_free(port):  # cheaper than a refused request
             return False
         # Proxies and certificates of the environment do not concern the loopback interface.
-        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5) as client:  # noqa: S501
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5) as client:  # noqa: S501 - see above
             with suppress(httpx.TransportError):
                 return (await client.get(f"http://{HOST}:{port}{path}")).status_code < 500
         return False

@@ -67,4 +67,4 @@ def _become(module: str, *arguments: str) -> NoReturn:
     # `api` and `worker` are neighbours of `cli`, not below it: they are run, not imported. The process is replaced, so
     # that a signal to it reaches the service itself.
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - this very program
