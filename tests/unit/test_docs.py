@@ -1,6 +1,7 @@
 """What README and docs name exists: links, make targets, commands, settings, modules, tests, Temporal's commands."""
 
 import ast
+import json
 import re
 import shlex
 import tomllib
@@ -12,6 +13,7 @@ import typer.main
 
 from cli import ports
 from cli.__main__ import app
+from cli.minio_accounts import links_policy
 from domain.lifecycle import Outcome, Phase
 from mock_lts.config import Config as LtsConfig
 from mock_scicat.config import VARIABLES as SCICAT_VARIABLES
@@ -179,6 +181,12 @@ def has_handler(workflow: type, kind: str, name: str) -> bool:
         and any(ast.unparse(decorator) == f"workflow.{kind}" for decorator in method.decorator_list)
     }
     return name in handlers
+
+
+def test_the_links_account_on_the_page_is_the_one_that_is_tested() -> None:
+    page = (PROJECT / "docs/explanations/security.md").read_text()
+    [policy] = [json.loads(block) for language, block in FENCE.findall(page) if language == "json"]
+    assert policy == links_policy("retrieval")
 
 
 def test_every_dependency_has_its_reason() -> None:
