@@ -146,6 +146,7 @@ def show(folder: Path, ports: Ports, services: Collection[str]) -> None:
     for service, *row in (
         ("api", "API", f"http://{HOST}:{ports.api}", "scicat", "job_endpoint_password"),
         ("scicat", "SciCat *", f"http://{HOST}:{ports.scicat}", "alice", "alice"),
+        ("idp", "Identities *", f"http://{HOST}:{ports.idp}", "archiver-service", "idp_password"),
         ("temporal", "Temporal", f"http://{HOST}:{ports.temporal_ui}", "", ""),
         ("temporal", "  gRPC", f"{HOST}:{ports.temporal}", "", ""),
         ("minio", "MinIO", f"http://{HOST}:{ports.minio_console}", "archiver", "s3_password"),

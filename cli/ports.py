@@ -27,6 +27,7 @@ class Ports:
     lts: int = 8020
     scicat: int = 3000
     api: int = 8000
+    idp: int = 8080
 
     @classmethod
     def chosen(cls, environment: Mapping[str, str], base: int | None = None) -> Self:

@@ -26,7 +26,7 @@ from cli.ports import HOST, Ports, is_free, variable
 from cli.processes import Child, ProcessId, StackError, end
 from settings import Settings
 
-SERVERS = ("temporal", "minio", "lts", "scicat")
+SERVERS = ("temporal", "minio", "lts", "scicat", "idp")
 WORKERS = {"worker-control": "control", "worker-archival": "archival", "worker-retrieval": "retrieval"}
 OURS = ("api", *WORKERS)
 ALL_SERVICES = (*SERVERS, *OURS)
@@ -39,6 +39,7 @@ _LISTENERS = {
     "minio": ("minio", "minio_console"),
     "lts": ("lts",),
     "scicat": ("scicat",),
+    "idp": ("idp",),
     "api": ("api",),
 }
 
@@ -250,6 +251,10 @@ class Stack:
             environment = stack_environment.for_scicat(ports, accounts, data / "scicat.sqlite", overrides)
             self._add("scicat", _module("mock_scicat"), environment)
             self._questions["scicat"] = readiness.http_answers(ports.scicat, "/api/v3/health")
+        if "idp" in self.services:
+            environment = stack_environment.for_idp(ports, self._settings, data / "idp.json", overrides)
+            self._add("idp", _module("mock_idp"), environment)
+            self._questions["idp"] = readiness.http_answers(ports.idp, "/mock/requests")
         if "api" in self.services:
             self._add("api", _module("api"), ours)
             self._questions["api"] = readiness.http_answers(ports.api, "/health/livez")

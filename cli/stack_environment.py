@@ -38,6 +38,8 @@ def keep_secrets(folder: Path) -> dict[str, str]:
         "S3_LINK_USER": "links",
         "S3_LINK_PASSWORD": secrets.token_urlsafe(24),
         "LTS_TOKEN": secrets.token_urlsafe(24),
+        "IDP_CLIENT_SECRET": secrets.token_urlsafe(24),
+        "IDP_PASSWORD": secrets.token_urlsafe(24),
     }
     for name, value in accounts.items():
         path = folder / name.lower()
@@ -63,6 +65,9 @@ def addresses(ports: Ports) -> dict[str, str]:
         "S3_EXTERNAL_ENDPOINT": f"http://{HOST}:{ports.minio}",
         "LTS_DRIVER": "http",
         "LTS_ENDPOINT": f"http://{HOST}:{ports.lts}",
+        "IDP_URL": f"http://{HOST}:{ports.idp}",
+        # The groups of the pretend SciCat's own users.
+        "SCICAT_INGESTOR_GROUPS": "ingestor;group1;group2",
         "TEMPORAL_ADDRESS": f"{HOST}:{ports.temporal}",
         "TEMPORAL_NAMESPACE": "default",
     }
@@ -121,6 +126,21 @@ def for_scicat(ports: Ports, accounts: Mapping[str, str], state: Path, overrides
         "MOCK_SCICAT_JOB_URL": f"http://{HOST}:{ports.api}/archiver/jobs",
         "MOCK_SCICAT_JOB_USERNAME": accounts["JOB_ENDPOINT_USERNAME"],
         "MOCK_SCICAT_JOB_PASSWORD": accounts["JOB_ENDPOINT_PASSWORD"],
+    }
+
+
+def for_idp(ports: Ports, settings: Settings, state: Path, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Make the pretend identity provider's environment: it knows the realm, client and account of our settings."""
+    return for_everyone(overrides) | {
+        "MOCK_IDP_HOST": HOST,
+        "MOCK_IDP_PORT": str(ports.idp),
+        "MOCK_IDP_STATE": str(state),
+        "MOCK_IDP_REALM": settings.idp_realm,
+        "MOCK_IDP_CLIENT_ID": settings.idp_client_id,
+        "MOCK_IDP_CLIENT_SECRET": settings.idp_client_secret.get_secret_value(),
+        "MOCK_IDP_USERNAME": settings.idp_username,
+        "MOCK_IDP_PASSWORD": settings.idp_password.get_secret_value(),
+        "MOCK_IDP_AUDIENCE": settings.idp_audience,
     }
 
 

@@ -38,6 +38,19 @@ def _as_residency(rule: str) -> str:
     return rule
 
 
+def _as_origins(listed: str) -> str:
+    for origin in parts_of(listed):
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError("must be http(s)://host[:port], several separated by a semicolon")
+    return listed
+
+
+def parts_of(listed: str) -> tuple[str, ...]:
+    """The entries of a setting that is a list separated by semicolons."""
+    return tuple(filter(None, (entry.strip() for entry in listed.split(";"))))
+
+
 def _as_prefix(prefix: str) -> str:
     """Write a path prefix with a leading slash and without a trailing one."""
     return f"/{prefix.strip('/')}" if prefix.strip("/") else ""
@@ -52,7 +65,9 @@ def _as_file(path: Path | None) -> Path | None:
 Endpoint = Annotated[str, AfterValidator(_as_url)]
 File = Annotated[Path | None, AfterValidator(_as_file)]
 Prefix = Annotated[str, AfterValidator(_as_prefix)]
+Origins = Annotated[str, AfterValidator(_as_origins)]
 Residency = Annotated[str, AfterValidator(_as_residency)]
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -81,6 +96,12 @@ class Settings(BaseSettings):
     uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = Field(
         default="info", description="How much the web server logs."
     )
+    uvicorn_reload: bool = Field(
+        default=False, description="Whether the API starts anew when its code changes; for developers only."
+    )
+    cors_origins: Origins = Field(
+        default="", description="Web pages that may call the API from a browser: origins separated by semicolons."
+    )
     job_endpoint_username: SecretStr = Field(
         default=NO_SECRET,
         description="Basic account that SciCat's url job action uses; the API refuses to start without.",
@@ -91,6 +112,30 @@ class Settings(BaseSettings):
         description="Basic account for operators' verbs (pause, retry, ...); in production there are none without.",
     )
     operator_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
+
+    # The identity provider, and who may upload
+    idp_url: Endpoint = Field(
+        default="http://127.0.0.1:8080", description="Identity provider (Keycloak), without the realm."
+    )
+    idp_realm: str = Field(default="facility", min_length=1, description="Realm that issues the tokens.")
+    idp_client_id: str = Field(
+        default="archiver-service-api", min_length=1, description="The service's client in the realm."
+    )
+    idp_client_secret: SecretStr = Field(
+        default=NO_SECRET, description="Secret of that client; empty: it is a public one."
+    )
+    idp_username: str = Field(
+        default="archiver-service", min_length=1, description="Account whose tokens uploaders are given."
+    )
+    idp_password: SecretStr = Field(default=NO_SECRET, description="Password of that account.")
+    idp_audience: str = Field(default="account", min_length=1, description="Audience that tokens must be made out for.")
+    idp_algorithm: Algorithm = Field(
+        default="RS256", description="Algorithm that tokens must be signed with; an asymmetric one."
+    )
+    scicat_ingestor_groups: str = Field(
+        default="",
+        description="SciCat groups whose members may upload, separated by semicolons; empty: nobody.",
+    )
 
     # SciCat
     scicat_endpoint: Endpoint = Field(
@@ -307,6 +352,16 @@ class Settings(BaseSettings):
             "jobs_api_prefix": self.scicat_jobs_api_prefix,
             "ca_file": self.ca_file,
         }
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """Web pages that may call the API from a browser."""
+        return parts_of(self.cors_origins)
+
+    @property
+    def ingestor_groups(self) -> frozenset[str]:
+        """SciCat groups whose members may upload."""
+        return frozenset(parts_of(self.scicat_ingestor_groups))
 
     @property
     def s3_connection(self) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from collections.abc import Generator
 
 import pytest
 
-from cli.stack import ALL_SERVICES
-from tests.chaos.plan import Plan
+from tests.chaos.plan import VICTIMS, Plan
 from tests.chaos.rounds import Ring, ring, round_of
 
 # A round that hangs says so itself, and is named.
@@ -38,5 +37,5 @@ def test_a_seed_is_a_plan_and_the_few_kill_everything() -> None:
     assert plans == [Plan.of(seed) for seed in FEW]
     assert len({str(plan) for plan in plans}) == len(FEW)
     blows = [blow for plan in plans for blow in (*plan.archive, *plan.retrieve)]
-    assert {victim for blow in blows for victim in blow.victims} == set(ALL_SERVICES)
+    assert {victim for blow in blows for victim in blow.victims} == set(VICTIMS)
     assert any(len(blow.victims) == 2 for blow in blows)

@@ -35,6 +35,20 @@ def scicat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
         yield server
 
 
+@pytest.fixture(scope="session")
+def idp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The identity provider with its one account."""
+    with _running(idp_process(tmp_path_factory.mktemp("idp"))) as server:
+        yield server
+
+
+@pytest.fixture
+def own_idp(tmp_path: Path) -> Iterator[ServerProcess]:
+    """An identity provider that a test may stop."""
+    with _running(idp_process(tmp_path)) as server:
+        yield server
+
+
 @pytest.fixture
 def own_minio(tmp_path: Path) -> Iterator[ServerProcess]:
     """MinIO that a test may stop."""
@@ -108,6 +122,19 @@ def scicat_process(folder: Path) -> ServerProcess:
         ready_path="/api/v3/health",
         log=folder / "scicat.log",
         env={"MOCK_SCICAT_PORT": str(port), "MOCK_SCICAT_STATE": str(folder / "scicat.sqlite")},
+    )
+
+
+def idp_process(folder: Path) -> ServerProcess:
+    """The stand-in for an identity provider, not started."""
+    port = free_port()
+    env = {"PORT": str(port), "STATE": str(folder / "idp.json"), "CLIENT_SECRET": "secret", "PASSWORD": "password"}
+    return ServerProcess(
+        [sys.executable, "-m", "mock_idp"],
+        url=f"http://127.0.0.1:{port}",
+        ready_path="/mock/requests",
+        log=folder / "idp.log",
+        env={f"MOCK_IDP_{name}": value for name, value in env.items()},
     )
 
 

@@ -15,6 +15,7 @@ from cli import ports
 from cli.__main__ import app
 from cli.minio_accounts import links_policy
 from domain.lifecycle import Outcome, Phase
+from mock_idp.config import Config as IdpConfig
 from mock_lts.config import Config as LtsConfig
 from mock_scicat.config import VARIABLES as SCICAT_VARIABLES
 from settings import Settings
@@ -34,6 +35,7 @@ VARIABLES = {
     *(ports.variable(name) for name in ports.Ports.__dataclass_fields__),
     *(f"MOCK_LTS_{name.upper()}" for name in LtsConfig.model_fields),
     *SCICAT_VARIABLES,
+    *(f"MOCK_IDP_{name.upper()}" for name in IdpConfig.__dataclass_fields__),
     *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN"),  # cli/binaries.py
     *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
     "API_ENDPOINT",  # cli/client.py
@@ -41,7 +43,7 @@ VARIABLES = {
 }
 """What may be set in the environment."""
 
-OTHER_CAPITALS = {"LC_ALL", "MOCK_LTS", "MOCK_SCICAT", "USE_EXISTING"}
+OTHER_CAPITALS = {"LC_ALL", "MOCK_IDP", "MOCK_LTS", "MOCK_SCICAT", "USE_EXISTING"}
 
 BUILT_IN_ATTRIBUTES = {"ExecutionStatus", "WorkflowType"}
 VISIBLE = {

@@ -1,0 +1,1 @@
+"""A pretend identity provider: OpenID Connect at Keycloak's paths, with one account, in a process of its own."""
