@@ -19,7 +19,7 @@ BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(orig
 export FULL CASES CASE REPEATS SCALE MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long histories bench bench-control bench-waiting profile check audit clean programs
+.PHONY: help demo up down test test-long histories openapi bench bench-control bench-waiting profile check audit clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ test-long: programs ## Run all tests
 histories: programs ## Record the workflows' histories anew, which `make test` replays [before a release only]
 	@rm -f tests/replay/histories/*.json.gz
 	@RECORD_HISTORIES=tests/replay/histories $(PYTEST) tests/integration/test_workflows_*.py
+
+openapi: $(ENVIRONMENT) ## Write docs/reference/openapi.yaml anew
+	@python -m tests.openapi
 
 bench: programs ## Measure beside rclone and checksums [FULL=1: 60 GB of disk; CASES=a,b; REPEATS=3; SCALE=0.1]
 	@$(BENCHMARKS) run
@@ -70,7 +73,7 @@ audit: $(ENVIRONMENT) ## Ask PyPI for known vulnerabilities of all that uv.lock 
 
 clean: ## Remove what the other targets made here, the local stack's data included
 	@if [ -e .local/stack.json ] && [ -e $(ENVIRONMENT) ]; then scopemarchiver down; fi
-	rm -rf .local .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .local .venv .cache .pytest_cache .ruff_cache .hypothesis .schemathesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # First of all, and in sight: neither a test nor the demo is to wait for the minutes that MinIO takes to build.

@@ -3,9 +3,15 @@
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from settings import SettingsError, load_settings, logs
+
+
+def application() -> FastAPI:
+    """Make the application by the settings; for a server that starts it anew when the code changes."""
+    return create_app(load_settings())
 
 
 def main() -> int:
@@ -18,7 +24,9 @@ def main() -> int:
         return 1
     logs.configure(settings.log_level)
     uvicorn.run(
-        app,
+        "api.__main__:application" if settings.uvicorn_reload else app,
+        factory=settings.uvicorn_reload,
+        reload=settings.uvicorn_reload,
         host=settings.uvicorn_host,
         port=settings.uvicorn_port,
         root_path=settings.uvicorn_root_path.rstrip("/"),

@@ -1,16 +1,22 @@
 """The application: one place where settings become clients, and clients become routes."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from api import errors
 from api.dependencies import Services
+from api.frame import BodyLimit, Paths
 from api.gateway import Gateway
 from api.headers import SecurityHeaders
-from api.routes import datasets, health, jobs
+from api.routes import datasets, health, jobs, objects, tokens
+from clients.idp import IdentityProvider
+from clients.landing_zone import LandingZone
 from clients.s3 import ObjectStore
+from clients.s3_wire import Wire
+from clients.scicat import Catalogue
 from clients.state import State
 from clients.temporal import connect
 from settings import Settings
@@ -29,10 +35,22 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         # Lazy: the API answers, and says what is missing, while Temporal is away.
         client = await connect(**settings.temporal_connection, lazy=True)
-        async with ObjectStore.connect(
-            external_endpoint=settings.s3_external_endpoint, **settings.s3_connection
-        ) as objects:
-            app.state.services = Services(Gateway(client), objects, State(objects, settings.s3_state_bucket))
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(
+                ObjectStore.connect(external_endpoint=settings.s3_external_endpoint, **settings.s3_connection)
+            )
+            catalogue, identity = Catalogue(**settings.scicat_connection), _identity(settings)
+            stack.push_async_callback(catalogue.aclose)
+            stack.push_async_callback(identity.aclose)
+            app.state.services = Services(
+                gateway=Gateway(client),
+                objects=store,
+                state=State(store, settings.s3_state_bucket),
+                landing_zone=_landing_zone(settings, store),
+                catalogue=catalogue,
+                identity=identity,
+                uploads=_Unguarded(),
+            )
             yield
 
     app = FastAPI(
@@ -45,10 +63,47 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(SecurityHeaders)
     errors.install(app)
+    app.add_middleware(BodyLimit)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(Paths)  # outermost: the others see the path that is routed
     app.include_router(health.router)
+    app.include_router(tokens.router)
+    app.include_router(objects.router)
     app.include_router(jobs.router)
     app.include_router(jobs.operators)
     app.include_router(jobs.verbs)
     app.include_router(datasets.router)
     app.include_router(datasets.verbs)
     return app
+
+
+def _identity(settings: Settings) -> IdentityProvider:
+    return IdentityProvider(
+        url=settings.idp_url,
+        realm=settings.idp_realm,
+        audience=settings.idp_audience,
+        algorithm=settings.idp_algorithm,
+        client_id=settings.idp_client_id,
+        client_secret=settings.idp_client_secret.get_secret_value(),
+        username=settings.idp_username,
+        password=settings.idp_password.get_secret_value(),
+        ca_file=settings.ca_file,
+    )
+
+
+def _landing_zone(settings: Settings, store: ObjectStore) -> LandingZone:
+    outside = Wire(
+        endpoint=settings.s3_external_endpoint,
+        access_key=settings.s3_user.get_secret_value(),
+        secret_key=settings.s3_password.get_secret_value(),
+        region=settings.s3_region,
+    )
+    return LandingZone(store, settings.s3_landingzone_bucket, outside, expires_s=settings.url_expiration_seconds)
+
+
+class _Unguarded:
+    async def admit_urls(self, pid: str) -> None:
+        """Let everybody."""

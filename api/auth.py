@@ -1,16 +1,17 @@
-"""Who may call what: the Basic accounts of SciCat's job action and of operators."""
+"""Who may call what: the Basic accounts of SciCat's job action and of operators, and the bearers of tokens."""
 
 import secrets
 from base64 import b64decode
 from typing import Annotated
 
 from fastapi import Depends, HTTPException
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBasic, HTTPBasicCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
-from api.dependencies import SettingsDep
+from api.dependencies import ServicesDep, SettingsDep
+from domain.errors import TokenRefused
 from settings import Settings
 
 
@@ -77,3 +78,33 @@ def _is_scicat(credentials: HTTPBasicCredentials, settings: Settings) -> bool:
 
 def _is_operator(credentials: HTTPBasicCredentials, settings: Settings) -> bool:
     return _matches(credentials, settings.operator_username, settings.operator_password)
+
+
+_bearer = HTTPBearer(scheme_name="BearerAuth", bearerFormat="JWT", auto_error=False)
+_scicat = HTTPBearer(scheme_name="SciCatAuth", bearerFormat="JWT", auto_error=False)
+
+
+async def uploader(
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], services: ServicesDep
+) -> None:
+    """Let in who holds a token of the identity provider."""
+    await services.identity.check(_token(bearer))
+
+
+async def ingestor(
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_scicat)],
+    services: ServicesDep,
+    settings: SettingsDep,
+) -> None:
+    """Let in who holds a SciCat token of a group that may upload, or a token of the identity provider already."""
+    token = _token(bearer)
+    if await services.identity.issued(token):
+        await services.identity.check(token)
+    elif settings.ingestor_groups.isdisjoint(await services.catalogue.groups_of(token)):
+        raise TokenRefused("its user belongs to no group that may upload")
+
+
+def _token(bearer: HTTPAuthorizationCredentials | None) -> str:
+    if bearer is None:
+        raise TokenRefused("there is none")
+    return bearer.credentials

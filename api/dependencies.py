@@ -1,14 +1,29 @@
 """What routes are given: settings, the workflow gateway, and clients that open with the application."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
 from api.gateway import Gateway
+from clients.idp import IdentityProvider
+from clients.landing_zone import LandingZone
 from clients.s3 import ObjectStore
+from clients.scicat import Catalogue
 from clients.state import State
 from settings import Settings
+
+
+class Uploads(Protocol):
+    """The uploads of whole datasets."""
+
+    async def admit_urls(self, pid: str) -> None:
+        """Do nothing if objects may be put into the dataset now.
+
+        Raises:
+            ArchiverError: the dataset is finalized, or an archive of it is under way.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +33,10 @@ class Services:
     gateway: Gateway
     objects: ObjectStore
     state: State
+    landing_zone: LandingZone
+    catalogue: Catalogue
+    identity: IdentityProvider
+    uploads: Uploads
 
 
 def _settings(request: Request) -> Settings:

@@ -1,6 +1,7 @@
 """Errors become JSON here and nowhere else, in the shapes that the known clients decode."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from temporalio.service import RPCError
 
 from api import headers
 from api.models import Detail, ServerError, Unprocessable
-from domain.errors import ArchiverError
+from domain.errors import ArchiverError, TokenRefused, UploadRefused
 from domain.outcome import bounded
 
 _log = logging.getLogger("api")
@@ -69,10 +70,16 @@ def install(app: FastAPI) -> None:
             "TemporalUnavailable", "the workflow service does not answer; nothing was started", bounded(str(error))
         )
 
+    @app.exception_handler(TokenRefused)
+    async def no_token(request: Request, error: TokenRefused) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        detail = f"a bearer token is needed: {bounded(str(error))}"
+        return JSONResponse({"detail": detail}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+
     @app.exception_handler(ArchiverError)
     async def ours(request: Request, error: ArchiverError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         _log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-        return server_error(type(error).__name__, bounded(str(error)))
+        code = error.code if isinstance(error, UploadRefused) else type(error).__name__
+        return server_error(code, bounded(str(error)), type(error).__name__)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
@@ -81,5 +88,19 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
+        if error.status_code == 400:  # a body that cannot be read, by FastAPI or `api/frame.py`
+            return await refused(request, Refused(str(error.detail), "body", kind="unreadable"))
         given: Mapping[str, str] | None = error.headers
+        if error.status_code == 405:
+            given = {**(given or {}), **_allowed(request)}
         return JSONResponse({"detail": str(error.detail)}, status_code=error.status_code, headers=given)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """All methods of a path; the router's own header has those of the first route alone."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    asked = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    templates = [template for template in paths if re.fullmatch(re.sub(r"\{.+?\}", ".+", template), asked)]
+    # A pid has slashes, so a template may match what a longer one means.
+    operations = paths.get(asked) or paths.get(max(templates, key=len, default=""), {})
+    return {"Allow": ", ".join(method.upper() for method in operations)} if operations else {}

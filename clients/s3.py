@@ -32,7 +32,10 @@ _BATCH = 1000
 Versioning = Literal["Enabled", "Suspended", "Off"]
 
 _NOT_FOUND = ("404", "NoSuchKey", "NoSuchVersion", "NotFound", "405", "MethodNotAllowed")
-_BAD_PARTS = ("InvalidPart", "InvalidPartOrder", "BadDigest", "XAmzContentChecksumMismatch")
+_BAD_PARTS = (
+    *("InvalidPart", "InvalidPartOrder", "EntityTooSmall"),
+    *("InvalidArgument", "BadDigest", "XAmzContentChecksumMismatch"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +280,8 @@ class ObjectStore:
 
     async def complete_multipart(
         self, bucket: str, key: str, upload_id: str, parts: Sequence[tuple[int, str, str]], composite_b64: str
-    ) -> None:
-        """Make one object of the parts, which S3 compares with what it has.
+    ) -> str:
+        """Make one object of the parts, which S3 compares with what it has; return its address as S3 names it.
 
         Args:
             bucket: bucket.
@@ -292,10 +295,10 @@ class ObjectStore:
             UploadVanished: the upload is unknown: aborted, or completed by a call whose answer was lost.
         """
         what = f"completing the upload of {key!r} to bucket {bucket}"
-        vanished = _unless("NoSuchUpload", otherwise=lambda: UploadVanished(f"{what}: the upload is unknown"))
-        refused = _unless(*_BAD_PARTS, otherwise=lambda: PartRefused(f"{what}: S3 has other parts"))
+        vanished = _unless("NoSuchUpload", otherwise=lambda _: UploadVanished(f"{what}: the upload is unknown"))
+        refused = _unless(*_BAD_PARTS, otherwise=lambda code: PartRefused(f"{what}: S3 has other parts", code))
         with _errors(what), vanished, refused:
-            await self._s3.complete_multipart_upload(
+            answer = await self._s3.complete_multipart_upload(
                 Bucket=bucket,
                 Key=key,
                 UploadId=upload_id,
@@ -308,12 +311,13 @@ class ObjectStore:
                     ]
                 },
             )
+        return answer.get("Location", "")
 
     async def abort_multipart(self, bucket: str, key: str, upload_id: str) -> None:
         """Forget an open upload and its parts; an unknown one is fine."""
         with (
             _errors(f"aborting an upload of {key!r} to bucket {bucket}"),
-            _unless("NoSuchUpload", "404"),
+            _unless("NoSuchUpload", "404", "XMinioInvalidResourceName"),
         ):
             await self._s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
 
@@ -403,7 +407,7 @@ def _named(code: str, what: str) -> InfrastructureError:
 
 
 @contextmanager
-def _unless(*codes: str, otherwise: Callable[[], Exception] | None = None) -> Generator[None]:
+def _unless(*codes: str, otherwise: Callable[[str], Exception] | None = None) -> Generator[None]:
     """Swallow the errors with these codes, since they are answers; or raise something else for them."""
     try:
         yield
@@ -411,7 +415,7 @@ def _unless(*codes: str, otherwise: Callable[[], Exception] | None = None) -> Ge
         if _code(error) not in codes:
             raise
         if otherwise is not None:
-            raise otherwise() from error
+            raise otherwise(_code(error)) from error
 
 
 @contextmanager

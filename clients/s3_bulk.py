@@ -17,6 +17,11 @@ _DAMAGED = ("XAmzContentChecksumMismatch", "BadDigest", "InvalidDigest", "XAmzCo
 class PartRefused(Exception):
     """S3 received other bytes than the digest says, or does not accept the parts named; nothing of them counts."""
 
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        """S3's word for it, where it said one."""
+
 
 class UploadVanished(Exception):
     """The multipart upload is unknown: aborted, or completed already."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from botocore.auth import S3SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
@@ -67,18 +67,32 @@ class Wire:
         parts = urlsplit(endpoint)
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self._base_path = parts.path.rstrip("/")
-        self._signer = S3SigV4Auth(Credentials(access_key, secret_key), "s3", region)
+        self._credentials, self._region = Credentials(access_key, secret_key), region
+        self._signer = S3SigV4Auth(self._credentials, "s3", region)
         self._config = Config(s3={"payload_signing_enabled": False})
 
     def request(
         self, method: str, bucket: str, key: str, query: str, headers: Mapping[str, str]
     ) -> tuple[str, dict[str, str]]:
         """The target (path and query, percent-encoded) and the headers with those of the signature added."""
-        target = f"{self._base_path}/{bucket}/{quote(key, safe='/~')}" + (f"?{query}" if query else "")
+        target = self._target(bucket, key, query)
         request = AWSRequest(method=method, url=self.origin + target, headers=headers)
         request.context["client_config"] = self._config
         self._signer.add_auth(request)
         return target, dict(request.headers.items())
+
+    def address(self, bucket: str, key: str) -> str:
+        """Where an object is, without leave to do anything with it."""
+        return self.origin + self._target(bucket, key, "")
+
+    def link(self, method: str, bucket: str, key: str, query: str, expires_s: int) -> str:
+        """A URL by which anybody can send the request for so long, whatever headers it has; it is a secret."""
+        request = AWSRequest(method=method, url=self.origin + self._target(bucket, key, query))
+        S3SigV4QueryAuth(self._credentials, "s3", self._region, expires=expires_s).add_auth(request)
+        return str(request.url)
+
+    def _target(self, bucket: str, key: str, query: str) -> str:
+        return f"{self._base_path}/{bucket}/{quote(key, safe='/~')}" + (f"?{query}" if query else "")
 
 
 def error_code(body: bytes) -> str:

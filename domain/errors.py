@@ -21,10 +21,12 @@ ArchiverError
 │   ├── UnknownJob              the catalogue does not know the job id
 │   ├── JobRefused              the catalogue will never take this change of the job
 │   └── UnknownJobType          neither archive nor retrieve
-├── TokenRefused            the catalogue does not accept a user's token; the API's to answer, never retried
+├── TokenRefused            whoever issued a user's token does not vouch for it; the API's to answer, never retried
+├── UploadRefused           S3 does not make an object of the parts that a client names
 └── InfrastructureError     ours to mend; retried, then the dataset is parked
     ├── ObjectStoreUnavailable
     ├── CatalogueUnavailable
+    ├── IdentityProviderUnavailable
     ├── TapeUnavailable
     │   ├── Busy                    the LTS asks to be left alone for a while
     │   └── NoSpace                 the LTS has no room for now
@@ -121,7 +123,16 @@ class UnknownJobType(JobError):
 
 
 class TokenRefused(ArchiverError):
-    """The catalogue does not accept a user's token."""
+    """Catalogue or identity provider do not vouch for a user's token, or it is not enough."""
+
+
+class UploadRefused(ArchiverError):
+    """S3 does not make an object of the parts that a client names; what was uploaded stays."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+        """S3's word for it."""
 
 
 class InfrastructureError(ArchiverError):
@@ -137,6 +148,10 @@ class ObjectStoreUnavailable(InfrastructureError):
 
 class CatalogueUnavailable(InfrastructureError):
     """SciCat did not answer, or not with success."""
+
+
+class IdentityProviderUnavailable(InfrastructureError):
+    """The identity provider did not answer, or not with success."""
 
 
 class TapeUnavailable(InfrastructureError):

@@ -9,12 +9,15 @@ import re
 
 from domain.errors import UnsafePath
 from domain.files import check_path
-from domain.pid import flat
+from domain.pid import check_pid, flat
 
 _DATASETS = "openem-network/datasets"
 
 ALL_DATASETS = f"{_DATASETS}/"
 """Folder of all that is ours on the LTS."""
+
+MAX_KEY_BYTES = 1024
+"""S3's longest key."""
 
 REBUILT = "rebuilt"
 """Stands for the plan digest in the keys of manifests that were made anew from the tar: the plan is lost."""
@@ -28,6 +31,24 @@ def raw_prefix(pid: str) -> str:
 def raw_key(pid: str, path: str) -> str:
     """Key of one raw file."""
     return raw_prefix(pid) + path
+
+
+def check_raw_key(key: str, pid: str = "") -> str:
+    """Return the key if it names a raw file of the dataset, or of any where none is given.
+
+    A token says that its holder may upload, not for which dataset: this is the only fence between datasets.
+
+    Raises:
+        UnsafePath: another place, longer than S3 allows, with backslashes, or a pid or path that is refused by itself.
+    """
+    pid = check_pid(pid or dataset_of(key))
+    prefix = raw_prefix(pid)
+    if not key.startswith(prefix):
+        raise UnsafePath(f"the object name does not begin with {prefix!r}")
+    path = check_path(key.removeprefix(prefix))
+    if "\\" in path or len(key.encode()) > MAX_KEY_BYTES:
+        raise UnsafePath(f"the object name has a backslash or more than {MAX_KEY_BYTES} bytes")
+    return key
 
 
 def datablocks_prefix(pid: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 
@@ -26,10 +26,13 @@ verbs = APIRouter(
 )
 
 _OUTCOMES_WITHIN_S = 5.0
+_THE_JOB = {"parameters": {"job_id": "$request.body#/id"}}
+_LINKS: dict[int | str, dict[str, Any]] = {
+    201: {"links": {name: {"operationId": name, **_THE_JOB} for name in ("job", "pauseJob", "resumeJob", "cancelJob")}}
+}
 
 
-@router.post("/jobs/", status_code=201, dependencies=[Depends(job_account)], include_in_schema=False)
-@router.post("/jobs", status_code=201, dependencies=[Depends(job_account)], responses=RESPONSES)
+@router.post("/jobs", status_code=201, dependencies=[Depends(job_account)], responses=RESPONSES | _LINKS)
 async def create_job(body: CreateJob, gateway: GatewayDep, settings: SettingsDep) -> JobStarted:
     """Start the workflow of a SciCat job, once however often this is called; the workflow reads the job itself."""
     job_id = str(body.id)
@@ -59,7 +62,7 @@ async def jobs(
         raise Refused(str(error), "query", "page") from error
 
 
-@operators.get("/{job_id}", responses=RESPONSES | UNKNOWN)
+@operators.get("/{job_id}", responses=RESPONSES | UNKNOWN, operation_id="job")
 async def job(job_id: uuid.UUID, services: ServicesDep) -> JobProgress:
     """Where a job stands, with the outcome and reason of every dataset that has ended."""
     progress = await services.gateway.job(str(job_id))
@@ -68,19 +71,19 @@ async def job(job_id: uuid.UUID, services: ServicesDep) -> JobProgress:
     return await _with_outcomes(progress, services.state)
 
 
-@verbs.post("/{job_id}/pause")
+@verbs.post("/{job_id}/pause", operation_id="pauseJob")
 async def pause(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
     """Pause all datasets of the job, for every job that waits for them; running copies stop within seconds."""
     return await _steer(gateway, job_id, Verb.PAUSE)
 
 
-@verbs.post("/{job_id}/resume")
+@verbs.post("/{job_id}/resume", operation_id="resumeJob")
 async def resume(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
     """Go on after a pause."""
     return await _steer(gateway, job_id, Verb.RESUME)
 
 
-@verbs.post("/{job_id}/cancel")
+@verbs.post("/{job_id}/cancel", operation_id="cancelJob")
 async def cancel(job_id: uuid.UUID, gateway: GatewayDep) -> Steered:
     """End the job; datasets that no other job waits for are undone, but for those that are archived already."""
     return await _steer(gateway, job_id, Verb.CANCEL)

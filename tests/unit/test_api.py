@@ -2,11 +2,8 @@
 
 import re
 import socket
-from collections.abc import AsyncGenerator, Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, cast
-from uuid import uuid4
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import httpx
 import pytest
@@ -14,136 +11,44 @@ from fastapi import FastAPI
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.app import create_app
-from api.dependencies import Services
-from api.gateway import NoSuchPage, OtherType, OutOfReach
+from api.gateway import OutOfReach
 from domain.errors import ObjectStoreUnavailable
-from domain.lifecycle import JobType, Outcome, Phase
-from domain.orders import JobOrder
-from domain.outcome import DatasetOutcome
-from domain.progress import DatasetProgress, JobDatasetProgress, JobProgress
-from domain.steering import JobList, JobSummary, Steered, Verb
-from settings import Settings, SettingsError
+from domain.steering import Verb
+from settings import SettingsError
+from tests.fakes.front import (
+    JOB_ID,
+    OPERATOR,
+    SCICAT,
+    Front,
+    PretendGateway,
+    PretendStore,
+    assert_is_server_error,
+    assert_is_unprocessable,
+    settings,
+)
 
-JOB_ID = "0d4c3f6e-5a58-4c6c-9d6f-5f6a1d3c7f10"
-SCICAT = ("scicat", "pässword:with colon")
-OPERATOR = ("operator", "word")
 GOOD = {"id": JOB_ID, "type": "archive"}
 
 
-# Outcomes by position in the job; the workflow has ceased to remember the pid of the first.
-ENDED = {
-    250: DatasetOutcome(pid="p/250", status=Outcome.DATASET_ERROR, error_class="MissingFiles", message="1 of 2"),
-    0: DatasetOutcome(pid="p/0", status=Outcome.ARCHIVED, bytes=5),
-}
-
-
-@dataclass
-class PretendGateway:
-    """Starts each job once, or fails as it is told; knows the dataset `20.500/known`, which can only be paused."""
-
-    started: dict[str, tuple[JobType, str]] = field(default_factory=dict[str, tuple[JobType, str]])
-    orders: list[JobOrder] = field(default_factory=list[JobOrder])
-    failure: Exception | None = None
-    told: list[tuple[str, Verb, str]] = field(default_factory=list[tuple[str, Verb, str]])
-    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-
-    async def jobs(self, **filters: Any) -> JobList:
-        self.asked.append(filters)
-        if filters["page"] == "none of ours":
-            raise NoSuchPage("no page of a list begins there")
-        listed = JobSummary(
-            id=JOB_ID, type="archive", phase=Phase.PARKED, started="2026-01-02", workflow_id=f"job/{JOB_ID}", run_id="r"
-        )
-        return JobList(jobs=(listed,), next_page="more")
-
-    async def steer_job(self, job_id: str, verb: Verb) -> Steered | None:
-        if job_id not in self.started:
-            return None
-        self.told.append((job_id, verb, ""))
-        name = f"job/{job_id}"
-        return (
-            Steered(verb=verb, acted=(name,))
-            if verb is Verb.PAUSE
-            else Steered(verb=verb, acted=(), left_alone={name: "too late"})
-        )
-
-    async def steer_dataset(self, pid: str, verb: Verb, by: str) -> Steered | None:
-        if pid != "20.500/known":
-            return None
-        self.told.append((pid, verb, by))
-        left_alone = {"retrieve-dataset/20.500/known": "already ended: retrieved"}
-        if verb is Verb.PAUSE:
-            return Steered(verb=verb, acted=("archive-dataset/20.500/known",), left_alone=left_alone)
-        return Steered(verb=verb, acted=(), left_alone={"archive-dataset/20.500/known": "too late", **left_alone})
-
-    async def start_job(self, order: JobOrder) -> str:
-        if self.failure:
-            raise self.failure
-        self.orders.append(order)
-        known, run_id = self.started.setdefault(order.job_id, (order.type, str(uuid4())))
-        if known is not order.type:
-            raise OtherType(f"job {order.job_id} was started as {known.value}")
-        return run_id
-
-    async def healthy(self) -> bool:
-        if self.failure:
-            raise self.failure
-        return True
-
-    async def job(self, job_id: str) -> JobProgress | None:
-        if self.failure:
-            raise self.failure
-        if job_id not in self.started:
-            return None
-        shown = (JobDatasetProgress(pid="", n=250, phase="done"), JobDatasetProgress(pid="p/7", n=7, phase="moving"))
-        return JobProgress(id=job_id, type="archive", phase=Phase.WRITING, datasets_total=251, datasets=shown)
-
-    async def dataset(self, pid: str) -> list[DatasetProgress]:
-        return [DatasetProgress(pid=pid, kind="archive", phase=Phase.WRITING)] if pid == "20.500/known" else []
-
-
-@dataclass
-class PretendStore:
-    """The state bucket and S3, as far as these routes ask."""
-
-    failure: Exception | None = None
-
-    async def outcomes(self, job_id: str, positions: Iterable[int]) -> list[DatasetOutcome | None]:
-        if self.failure:
-            raise self.failure
-        return [ENDED.get(n) for n in positions]
-
-    async def versioning(self, bucket: str) -> str:
-        return "Enabled"
-
-
-def settings(**more: Any) -> Settings:
-    given: dict[str, Any] = {
-        "environment": "development",
-        "job_endpoint_username": SCICAT[0],
-        "job_endpoint_password": SCICAT[1],
-        "operator_username": OPERATOR[0],
-        "operator_password": OPERATOR[1],
-        "s3_user": "u",
-        "s3_password": "p",
-    }
-    return Settings(**(given | more))
+@pytest.fixture
+def front() -> Front:
+    return Front()
 
 
 @pytest.fixture
-def gateway() -> PretendGateway:
-    return PretendGateway()
+def gateway(front: Front) -> PretendGateway:
+    return front.gateway
 
 
 @pytest.fixture
-def store() -> PretendStore:
-    return PretendStore()
+def store(front: Front) -> PretendStore:
+    return front.store
 
 
 @pytest.fixture
-def app(gateway: PretendGateway, store: PretendStore) -> FastAPI:
+def app(front: Front) -> FastAPI:
     app = create_app(settings())
-    app.state.services = cast("Any", Services)(gateway, store, store)
+    app.state.services = front.services()
     return app
 
 
@@ -152,26 +57,6 @@ async def http(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://api", auth=SCICAT) as client:
         yield client
-
-
-def assert_is_unprocessable(answer: httpx.Response) -> list[dict[str, Any]]:
-    """The one shape that the Ingestor decodes: a list of reasons."""
-    assert answer.status_code == 422
-    reasons: list[dict[str, Any]] = answer.json()["detail"]
-    assert reasons
-    for reason in reasons:
-        assert reason.keys() == {"loc", "msg", "type"}
-        assert all(isinstance(part, str | int) for part in reason["loc"])
-    return reasons
-
-
-def assert_is_server_error(answer: httpx.Response, code: str) -> dict[str, str]:
-    assert answer.status_code == 500
-    body: dict[str, str] = answer.json()
-    assert body.keys() == {"code", "message", "details", "timestamp"}
-    assert (body["code"], bool(body["message"])) == (code, True)
-    assert datetime.fromisoformat(body["timestamp"]).utcoffset() is not None
-    return body
 
 
 # Bodies
@@ -406,8 +291,9 @@ async def test_no_operators_account_means_that_its_empty_name_lets_nobody_in() -
 )
 async def test_in_production_verbs_take_the_operators_account_alone(account: dict[str, str], allowed: bool) -> None:
     app = create_app(settings(environment="production", **account))
-    gateway = PretendGateway()
-    app.state.services = cast("Any", Services)(gateway, PretendStore(), PretendStore())
+    front = Front()
+    gateway = front.gateway
+    app.state.services = front.services()
     verbs = [("/archiver/datasets/pause", {"pid": "20.500/known"}), (f"/archiver/jobs/{JOB_ID}/pause", None)]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
         assert (await http.post("/archiver/jobs", json=GOOD, auth=SCICAT)).status_code == 201
