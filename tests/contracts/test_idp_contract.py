@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 
 from clients import idp
 from clients.idp import IdentityProvider
@@ -206,18 +207,34 @@ async def test_a_rotation_during_an_outage_counts_as_soon_as_that_ends(
     await identity.check(new)
 
 
+CERTS = "/realms/facility/protocol/openid-connect/certs"
+
+
+def listed(*keys: dict[str, str]) -> Canned:
+    public: dict[str, Any] = RSAAlgorithm.to_jwk(OURS.public_key(), as_dict=True)
+    return Canned(body=json.dumps({"keys": [{**public, **key} for key in keys]}).encode())
+
+
 async def test_a_provider_that_lists_no_key_takes_away_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idp, "_READ_AGAIN_AFTER_S", 0.0)
     with CannedServer() as server:
-        key = jwt.algorithms.RSAAlgorithm.to_jwk(OURS.public_key(), as_dict=True)
-        lists = [{"keys": [{**key, "kid": "k"}]}, {"keys": []}, {"keys": "none"}, []]
-        answers = [Canned(body=json.dumps(each).encode()) for each in lists]
-        server.says("GET", "/realms/facility/protocol/openid-connect/certs", *answers)
+        answers = [listed({"kid": "k"}), listed(), Canned(body=b'{"keys": "none"}'), Canned(body=b"[]")]
+        server.says("GET", CERTS, *answers)
         claims = {"exp": time.time() + 60, "aud": ["other", "account"], "iss": f"{server.url}/realms/facility"}
         async with provider(server.url) as identity:
-            for _ in lists:
+            for _ in range(len(answers)):
                 await identity.check(signed(claims, "k"))
-        assert len(server.seen) == len(lists)
+        assert len(server.seen) == len(answers)
+
+
+async def test_a_key_for_encryption_signs_nothing() -> None:
+    with CannedServer() as server:
+        server.says("GET", CERTS, listed({"kid": "e", "use": "enc"}, {"kid": "k", "use": "sig"}))
+        claims = {"exp": time.time() + 60, "aud": "account", "iss": f"{server.url}/realms/facility"}
+        async with provider(server.url) as identity:
+            await identity.check(signed(claims, "k"))
+            with pytest.raises(TokenRefused):
+                await identity.check(signed(claims, "e"))
 
 
 async def test_without_any_key_nothing_is_known(own_idp: ServerProcess) -> None:
