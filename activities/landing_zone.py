@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
+from temporalio.client import Client
 
 from activities.progress import not_yet
+from activities.running import tell_upload_freed, urls_until
 from clients.s3 import ObjectStore, ObjectVersion
 from clients.scicat import Catalogue
 from clients.state import State
@@ -82,9 +84,11 @@ class LandingZoneActivities:
         state: State,
         allow_unversioned: bool = False,
         url_lifetime: timedelta = timedelta(hours=1),
+        client: Client,
     ) -> None:
         self._catalogue, self._objects, self._bucket, self._state = catalogue, objects, landing_bucket, state
         self._allow_unversioned, self._url_lifetime = allow_unversioned, url_lifetime
+        self._client = client
 
     @activity.defn
     async def plan_dataset(self, order: PlanDataset) -> PlannedDataset:
@@ -153,7 +157,8 @@ class LandingZoneActivities:
     async def free_dataset(self, order: FreeDataset) -> Freed:
         """Delete the archived versions, older ones of the same key first; what is newer stays and is named.
 
-        Called only after the commit point. May run any number of times: what is gone is gone.
+        Called only after the commit point. May run any number of times: what is gone is gone. An upload that keeps room
+        for the dataset hears of it.
         """
         plan = await self._state.plan(order.pid, order.plan_digest)
         prefix = names.raw_prefix(order.pid)
@@ -175,9 +180,10 @@ class LandingZoneActivities:
                     )
                     # Taken here, so that a long listing does not run ahead of what is deleted.
                     await slots.acquire()
-                    deletes.create_task(self._delete(batch)).add_done_callback(lambda _: slots.release())
+                    deletes.create_task(self._delete(order.pid, batch)).add_done_callback(lambda _: slots.release())
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed
+        await tell_upload_freed(self._client, order.pid)
         return freed
 
     async def _decided(
@@ -192,27 +198,28 @@ class LandingZoneActivities:
                 batch = []
         yield batch
 
-    async def _delete(self, batch: list[Decision]) -> None:
+    async def _delete(self, pid: str, batch: list[Decision]) -> None:
         """Delete a batch of keys: all that is older, then the archived versions and the delete markers."""
         if not await self._versioned():
-            await self._delete_unversioned(batch)
+            await self._delete_unversioned(pid, batch)
             return
         for versions in ([v for d in batch for v in d.older], [v for d in batch for v in d.last]):
             if versions:
                 await self._objects.delete_versions(self._bucket, versions)
 
-    async def _delete_unversioned(self, decided: list[Decision]) -> None:
+    async def _delete_unversioned(self, pid: str, decided: list[Decision]) -> None:
         """Without versions a late PUT could be lost: wait until no URL can be in use, look again, one by one."""
+        last_url = await urls_until(self._client, pid)
         for decision in decided:
             for key, _ in decision.last:
                 head = await self._objects.head(self._bucket, key)
                 if head is None:
                     continue
-                quiet = datetime.now(UTC) - head.last_modified
-                wanted = self._url_lifetime + timedelta(hours=1)
-                if quiet < wanted:
+                from_then = head.last_modified + self._url_lifetime
+                remaining = max(from_then, last_url or from_then) + timedelta(hours=1) - datetime.now(UTC)
+                if remaining > timedelta():
                     raise not_yet(
-                        f"the landing zone keeps no versions; {key} may be freed in {wanted - quiet}",
+                        f"the landing zone keeps no versions; {key} may be freed in {remaining}",
                         initial_s=60,
                         longest_s=3600,
                     )

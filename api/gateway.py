@@ -99,7 +99,7 @@ class Gateway:
         """
         workflow = _WORKFLOWS[order.type]
         workflow_id = names.job_workflow(order.job_id)
-        with suppress(WorkflowAlreadyStartedError), _reaching():
+        with suppress(WorkflowAlreadyStartedError), reaching():
             await self._client.start_workflow(
                 workflow.__name__,
                 order,
@@ -135,7 +135,7 @@ class Gateway:
     async def job(self, job_id: str) -> JobProgress | None:
         """Where a job stands, None if Temporal does not know it."""
         handle = self._client.get_workflow_handle(names.job_workflow(job_id))
-        described = await _describe(handle)
+        described = await describe(handle)
         if described is None:
             return None
         told = await _query(handle, JobProgress)
@@ -173,7 +173,7 @@ class Gateway:
             token = base64.urlsafe_b64decode(page.encode()) if page else None
         except (binascii.Error, ValueError) as error:
             raise NoSuchPage("no page of a list begins there") from error
-        with _reaching():
+        with reaching():
             listed = self._client.list_workflows(
                 " AND ".join(wanted), page_size=limit, next_page_token=token, rpc_timeout=_RPC
             )
@@ -256,13 +256,13 @@ class Gateway:
     async def _restoring(self, pid: str) -> list[str]:
         """Workflows that restore single files of the dataset; each job has one of its own."""
         query = f"DatasetPid = {_quoted(pid)} AND ExecutionStatus = 'Running'"
-        with _reaching():
+        with reaching():
             listed = self._client.list_workflows(query, limit=100, rpc_timeout=_RPC)
             return [run.id async for run in listed if run.id.startswith(names.restore_workflow(pid, ""))]
 
     async def _dataset(self, pid: str, kind: str, workflow_id: str) -> tuple[bool, datetime, DatasetProgress] | None:
         handle = self._client.get_workflow_handle(workflow_id)
-        described = await _describe(handle)
+        described = await describe(handle)
         if described is None:
             return None
         told = await _query(handle, DatasetProgress)
@@ -305,7 +305,7 @@ class Gateway:
         request = DescribeTaskQueueRequest(
             namespace=self._client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
         )
-        with _reaching():
+        with reaching():
             described = await self._client.workflow_service.describe_task_queue(request, timeout=_RPC)
         last = max((poller.last_access_time.ToDatetime(UTC) for poller in described.pollers), default=None)
         return last is not None and datetime.now(UTC) - last < _POLLING
@@ -340,7 +340,7 @@ def _steered(verb: Verb, refused: dict[str, str]) -> Steered:
 
 
 @contextmanager
-def _reaching() -> Generator[None]:
+def reaching() -> Generator[None]:
     """The SDK says RuntimeError when its first call cannot connect, and RPCError for every later one."""
     try:
         yield
@@ -356,9 +356,10 @@ async def _afterwards(ask: Awaitable[T], before: T) -> T:
         return before
 
 
-async def _describe(handle: Handle) -> WorkflowExecutionDescription | None:
+async def describe(handle: Handle) -> WorkflowExecutionDescription | None:
+    """What Temporal says of a workflow's latest run, None if it knows none."""
     try:
-        with _reaching():
+        with reaching():
             return await handle.describe(rpc_timeout=_RPC)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

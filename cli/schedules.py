@@ -27,9 +27,10 @@ from domain.message import Message
 from domain.priority import Urgency
 from settings import Settings
 from workflows import queues
-from workflows.upkeep import ConsistencyReport, ExpireRetrieved, Expiry, Reporting, SweepRetrieved
+from workflows.upkeep import ConsistencyReport, ExpireRetrieved, Expiry, ReconcileLandingZone, Reporting, SweepRetrieved
 
 EXPIRE, SWEEP, REPORT = "expire-retrieved", "sweep-retrieved", "consistency-report"
+RECONCILE = "reconcile-landing-zone"
 
 _CATCH_UP = timedelta(minutes=10)
 """What the server missed for longer is not made up for: the next one does all of it."""
@@ -59,15 +60,16 @@ def _schedules(settings: Settings) -> dict[str, Schedule]:
     return {
         EXPIRE: _schedule(EXPIRE, ExpireRetrieved, Expiry(), often),
         SWEEP: _schedule(SWEEP, SweepRetrieved, SweepUploads(older_than_s=old), often),
+        RECONCILE: _schedule(RECONCILE, ReconcileLandingZone, None, timedelta(hours=settings.reconcile_interval_hours)),
         REPORT: _schedule(REPORT, ConsistencyReport, Reporting(), timedelta(hours=settings.consistency_interval_hours)),
     }
 
 
-def _schedule(schedule_id: str, workflow: type, order: Message, every: timedelta) -> Schedule:
+def _schedule(schedule_id: str, workflow: type, order: Message | None, every: timedelta) -> Schedule:
     return Schedule(
         action=ScheduleActionStartWorkflow(
             workflow.__name__,
-            order,
+            args=[] if order is None else [order],
             id=schedule_id,
             task_queue=queues.CONTROL,
             priority=Priority(priority_key=Urgency.UPKEEP),

@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import (
     SetWorkerDeploymentCurrentVersionRequest,
     UpdateNamespaceRequest,
 )
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from cli.processes import StackError
@@ -75,6 +75,8 @@ async def prepare_buckets(settings: Settings) -> list[str]:
 async def prepare_temporal(settings: Settings) -> list[str]:
     """Register our search attributes, keep closed workflows for 30 days where the server lets us, make our Schedules.
 
+    Begin to admit uploads, too.
+
     Raises:
         SetupError: Temporal refuses, or does not answer.
     """
@@ -87,6 +89,7 @@ async def prepare_temporal(settings: Settings) -> list[str]:
             *await _add_search_attributes(client),
             *await _prolong_retention(client),
             *await prepare_schedules(client, settings),
+            *await _start_admission(client),
             *await _set_current_build(client, settings.worker_build_id),
         ]
     except RPCError as error:
@@ -96,6 +99,20 @@ async def prepare_temporal(settings: Settings) -> list[str]:
         ) from error
     except RuntimeError as error:  # what the SDK raises when it cannot connect
         raise SetupError(f"Temporal does not answer at {settings.temporal_address}: check TEMPORAL_ADDRESS.") from error
+
+
+async def _start_admission(client: Client) -> list[str]:
+    """Have the landing zone counted before the first upload asks for room."""
+    # As above, it brings the activities with it.
+    from domain.uploads import LandingZoneOrder
+    from workflows.landing_zone import START, LandingZone
+
+    known = client.get_workflow_handle(START["id"])
+    with contextlib.suppress(RPCError):
+        if (await known.describe()).status is WorkflowExecutionStatus.RUNNING:
+            return []
+    await client.start_workflow(LandingZone.run, LandingZoneOrder(), **START)
+    return ["Started the admission of uploads to the landing zone."]
 
 
 async def _add_search_attributes(client: Client) -> list[str]:

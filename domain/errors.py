@@ -13,7 +13,10 @@ ArchiverError
 │   ├── PartialArchive          an archive job that names single files
 │   ├── ArchivedOtherwise       archived already, from other files than those registered now
 │   ├── ForeignDatablocks       the catalogue holds datablocks that this service did not write
-│   ├── BeingArchived           a retrieve of a dataset whose archive has not been committed
+│   ├── BeingArchived           its archive is under way or asked for: not to be retrieved, uploaded or aborted now
+│   ├── NothingUploaded         an upload is finalized although nothing lies below the dataset's prefix
+│   ├── AlreadyFinalized        the upload is finalized: what lies there may be the only copy
+│   ├── AlreadyArchived         an upload to, or an abort of, a dataset that is archived
 │   ├── NotArchived             a retrieve of a dataset that is not retrievable
 │   ├── Incomplete              the registered datablocks do not cover the registered files
 │   └── NoAccess                the catalogue refuses the service account this dataset
@@ -27,6 +30,7 @@ ArchiverError
     ├── ObjectStoreUnavailable
     ├── CatalogueUnavailable
     ├── IdentityProviderUnavailable
+    ├── WorkflowUnanswered          no worker has answered in time
     ├── TapeUnavailable
     │   ├── Busy                    the LTS asks to be left alone for a while
     │   └── NoSpace                 the LTS has no room for now
@@ -91,7 +95,19 @@ class ForeignDatablocks(DatasetError):
 
 
 class BeingArchived(DatasetError):
-    """An archive of the dataset is under way and not committed."""
+    """An archive of the dataset is under way and not committed, or a job for it waits."""
+
+
+class NothingUploaded(DatasetError):
+    """No object lies below the dataset's prefix in the landing zone."""
+
+
+class AlreadyFinalized(DatasetError):
+    """The upload of the dataset was finalized: nothing more is taken, and nothing is thrown away."""
+
+
+class AlreadyArchived(DatasetError):
+    """The dataset is archived."""
 
 
 class NotArchived(DatasetError):
@@ -154,6 +170,10 @@ class IdentityProviderUnavailable(InfrastructureError):
     """The identity provider did not answer, or not with success."""
 
 
+class WorkflowUnanswered(InfrastructureError):
+    """A workflow was told something, and no worker has answered in time: it may still come to pass."""
+
+
 class TapeUnavailable(InfrastructureError):
     """The LTS did not answer, or not with success."""
 
@@ -178,14 +198,23 @@ class Misconfigured(InfrastructureError):
     """The set-up is wrong: a bucket is missing, credentials are refused."""
 
 
-def _names(base: type[ArchiverError]) -> list[str]:
-    return [base.__name__, *(name for child in base.__subclasses__() for name in _names(child))]
+def _tree(base: type[ArchiverError]) -> dict[str, type[ArchiverError]]:
+    """The class and all below it, by name."""
+    tree = {base.__name__: base}
+    for child in base.__subclasses__():
+        tree |= _tree(child)
+    return tree
 
 
-DATASET_ERRORS = frozenset(_names(DatasetError))
+def named(name: str, text: str) -> ArchiverError:
+    """The error that travelled under this name; one that is none of ours is an infrastructure's."""
+    return _tree(ArchiverError).get(name, InfrastructureError)(text)
+
+
+DATASET_ERRORS = frozenset(_tree(DatasetError))
 """Names of all errors that are the user's to mend."""
 
-JOB_ERRORS = frozenset(_names(JobError))
+JOB_ERRORS = frozenset(_tree(JobError))
 """Names of all errors that end a job as a whole."""
 
 NEVER_RETRIED = sorted(DATASET_ERRORS | JOB_ERRORS)

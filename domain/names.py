@@ -212,6 +212,15 @@ def archive_workflow(pid: str) -> str:
     return f"archive-dataset/{pid}"
 
 
+def upload_workflow(pid: str) -> str:
+    """Workflow id of a dataset's upload."""
+    return f"upload/{pid}"
+
+
+LANDING_ZONE = "landing-zone"
+"""Workflow id of the one that admits uploads."""
+
+
 def retrieve_workflow(pid: str) -> str:
     """Workflow id of a dataset's retrieval."""
     return f"retrieve-dataset/{pid}"

@@ -16,7 +16,7 @@ class Urgency(IntEnum):
     """
 
     RETRIEVE = 2
-    """Somebody waits for it, and its pins take up the LTS's disk."""
+    """Somebody waits for it, and its pins take up the LTS's disk; somebody waits for an upload to be let in, too."""
     ARCHIVE = 3
     """Temporal's own default."""
     UPKEEP = 4

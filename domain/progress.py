@@ -6,6 +6,7 @@ error) is merged in by the API, since a workflow never sees the heartbeats of it
 
 from domain.lifecycle import Outcome, Phase
 from domain.message import Message
+from domain.uploads import UploadEnd, UploadPhase
 
 SHOWN = 200
 """Datablocks or datasets that one answer lists; counts cover all of them."""
@@ -143,6 +144,35 @@ class JobProgress(_Progress):
     """All that is left is its report to SciCat: too late to cancel it."""
 
 
+class UploadProgress(Message):
+    """Where an upload stands."""
+
+    pid: str
+    phase: UploadPhase
+    reserved_bytes: int = 0
+    """What it keeps of the room in the landing zone."""
+    expires: str = ""
+    """RFC 3339, UTC: when it is dropped if nobody goes on with it; empty of one that is kept until it is archived."""
+    urls_until: str = ""
+    """RFC 3339, UTC: no URL that was given out can be used after it; empty: none was."""
+    outcome: UploadEnd | None = None
+    note: str = ""
+
+
+class LandingZoneProgress(Message):
+    """Who was promised how much."""
+
+    counted: bool
+    """Whether it is known yet what lies there; until then requests wait."""
+    taken_bytes: int = 0
+    """By promises and by what nobody was promised."""
+    others_bytes: int = 0
+    """Of it, what nobody was promised."""
+    reserved: dict[str, int] = {}
+    """Dataset → bytes, the largest first, at most `SHOWN`."""
+    datasets: int = 0
+
+
 def dataset_details(shown: DatasetProgress) -> str:
     """The same in Markdown, for Temporal's web page: short, since the workflow keeps it in its memory.
 
@@ -174,6 +204,29 @@ def job_details(shown: JobProgress) -> str:
     ]
     lines += ["cancelled by an operator"] if shown.cancelled else []
     lines += [shown.message] if shown.message else []
+    return _markdown(lines)
+
+
+def upload_details(shown: UploadProgress) -> str:
+    """An upload in Markdown."""
+    lines = [f"upload of `{shown.pid}`", f"**{_spaced(shown.phase)}**"]
+    lines += [f"{shown.reserved_bytes:,} bytes are kept for it"] if shown.reserved_bytes else []
+    lines += [f"dropped {shown.expires} if nobody goes on with it"] if shown.expires else []
+    lines += [shown.note] if shown.note else []
+    lines += [f"**{_spaced(shown.outcome)}**"] if shown.outcome else []
+    return _markdown(lines)
+
+
+def landing_zone_details(shown: LandingZoneProgress) -> str:
+    """Who was promised how much, in Markdown."""
+    if not shown.counted:
+        return _markdown(["being counted; requests wait"])
+    lines = [
+        f"{shown.taken_bytes:,} bytes are taken",
+        f"{shown.others_bytes:,} of them by what nobody was promised",
+        f"{shown.datasets} datasets have a promise",
+    ]
+    lines += [f"`{pid}` {count:,} bytes" for pid, count in list(shown.reserved.items())[:DETAILED]]
     return _markdown(lines)
 
 

@@ -72,6 +72,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Terabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gigabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -183,6 +184,20 @@ class Settings(BaseSettings):
         ge=1,
         le=7 * 24 * 3600,
         description="Life of an upload URL in seconds; S3 allows no more than 7 days.",
+    )
+    s3_total_landing_space_tb: Terabytes = Field(
+        default=100, description="Size of the landing zone in TB (decimal), for the admission of uploads."
+    )
+    free_space_factor: float = Field(
+        default=0.9, gt=0, le=1, description="Share of the landing zone that uploads may fill."
+    )
+    upload_reservation_hours: Hours = Field(
+        default=7 * 24,
+        description="Hours after which an upload is dropped that nobody goes on with and nobody has finalized.",
+    )
+    reconcile_interval_hours: Hours = Field(
+        default=1,
+        description="Hours between two counts of the landing zone; takes effect by `scopemarchiver setup`.",
     )
     ca_file: File = Field(
         default=None,

@@ -26,6 +26,7 @@ from cli.catalogue import UserCatalogue
 from cli.stack import Stack
 from clients.s3 import ObjectStore, ObjectVersion
 from domain import names
+from domain.progress import LandingZoneProgress
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ QUICK = {
     # No schedule starts anything by itself in the middle of a test.
     "EXPIRY_INTERVAL_HOURS": "1000000",
     "CONSISTENCY_INTERVAL_HOURS": "1000000",
+    "RECONCILE_INTERVAL_HOURS": "1000000",
     "GRACEFUL_SHUTDOWN_S": "6",
     "MOCK_LTS_TIME_FACTOR": "0.0005",
     "MOCK_LTS_MIGRATE_AGE_S": "200",
@@ -243,6 +245,12 @@ class Lab:
     def retrieving(self, pid: str) -> WorkflowHandle[Any, Any]:
         """The workflow that retrieves the dataset."""
         return self.temporal.get_workflow_handle(names.retrieve_workflow(pid))
+
+    async def room(self) -> LandingZoneProgress:
+        """Who was promised how much of the landing zone."""
+        return await self.temporal.get_workflow_handle(names.LANDING_ZONE).query(
+            "progress", result_type=LandingZoneProgress
+        )
 
     async def phase(self, pid: str, *phases: str, within_s: float = 40) -> dict[str, Any]:
         """Wait until the dataset's archive is in one of the phases, by the API, and return the progress."""

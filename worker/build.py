@@ -21,6 +21,7 @@ from activities.reporting import ReportingActivities
 from activities.restoring import RestoringActivities
 from activities.retrieval import RetrievalActivities
 from activities.tape import TapeActivities
+from activities.uploading import UploadActivities
 from clients.lts.filesystem import FilesystemStore
 from clients.lts.http import HttpLongTermStore
 from clients.lts.http_put import HttpPutStore
@@ -36,9 +37,11 @@ from settings import Settings, SettingsError
 from workflows import queues
 from workflows.archive_dataset import ArchiveDataset
 from workflows.archive_job import ArchiveJob
+from workflows.landing_zone import LandingZone
 from workflows.retrieve_dataset import RetrieveDataset
 from workflows.retrieve_job import RetrieveJob
-from workflows.upkeep import ConsistencyReport, ExpireRetrieved, SweepRetrieved
+from workflows.upkeep import ConsistencyReport, ExpireRetrieved, ReconcileLandingZone, SweepRetrieved
+from workflows.upload import Upload
 
 _log = logging.getLogger("worker")
 
@@ -47,7 +50,8 @@ READERS = 16
 
 WORKFLOWS: tuple[type, ...] = (
     *(ArchiveJob, RetrieveJob, ArchiveDataset, RetrieveDataset),
-    *(ExpireRetrieved, SweepRetrieved, ConsistencyReport),
+    *(Upload, LandingZone),
+    *(ExpireRetrieved, SweepRetrieved, ReconcileLandingZone, ConsistencyReport),
 )
 
 
@@ -159,6 +163,14 @@ def _work(
         state=state,
         allow_unversioned=settings.archiver_allow_unversioned,
         url_lifetime=timedelta(seconds=settings.url_expiration_seconds),
+        client=client,
+    )
+    uploading = UploadActivities(
+        catalogue=catalogue,
+        objects=objects,
+        landing_bucket=settings.s3_landingzone_bucket,
+        state=state,
+        client=client,
     )
     tape = TapeActivities(
         store=store,
@@ -252,6 +264,10 @@ def _work(
         reporting.finish_job,
         expiring.expire_page,
         expiring.sweep_uploads,
+        uploading.count_landing_zone,
+        uploading.sweep_upload,
+        uploading.close_upload,
+        uploading.submit_archive,
         consistency.check_page,
         consistency.close_report,
     )

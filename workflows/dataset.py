@@ -12,12 +12,12 @@ from typing import Any, TypeVar, cast
 
 from temporalio import workflow
 from temporalio.common import Priority, SearchAttributeUpdate
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
-from temporalio.exceptions import TimeoutError as ActivityTimeout
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 from temporalio.workflow import ActivityConfig, LocalActivityConfig
 
 from workflows import queues
 from workflows.awaiting import ended, signal_each, undisturbed, unless
+from workflows.failures import reason
 
 with workflow.unsafe.imports_passed_through():
     from activities.reporting import DeliverOutcome, ReportingActivities
@@ -26,7 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from domain.lifecycle import IDLE, Outcome, Phase
     from domain.message import Message
     from domain.orders import DatasetOrder, Subscriber
-    from domain.outcome import DatasetOutcome, bounded
+    from domain.outcome import DatasetOutcome
     from domain.priority import Urgency, fairness_key
     from domain.progress import SHOWN, BlockProgress, DatasetProgress, dataset_details
     from workflows import search_attributes as attributes
@@ -385,7 +385,7 @@ class DatasetWorkflow:
             try:
                 result = await self._counted(unless(running, lambda seen=seen: self._stops != seen, keep))
             except ActivityError as error:
-                kind, text, _ = _reason(error)
+                kind, text, _ = reason(error)
                 if kind in DATASET_ERRORS and not self.committed:
                     raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
                 await self.park(kind, text)
@@ -420,7 +420,7 @@ class DatasetWorkflow:
         try:
             result = trying.result()
         except FailureError as error:
-            kind, text, _ = _reason(error)
+            kind, text, _ = reason(error)
             if cancelled:
                 raise asyncio.CancelledError from None
             if kind in DATASET_ERRORS and not self.committed:
@@ -448,7 +448,7 @@ class DatasetWorkflow:
             try:
                 return await self._start(method, argument, config)
             except ActivityError as error:
-                kind, text, _ = _reason(error)
+                kind, text, _ = reason(error)
                 if kind in DATASET_ERRORS:
                     raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
                 await self.park(kind, text, calm=True)
@@ -514,7 +514,7 @@ class DatasetWorkflow:
             try:
                 result = await unless(running, lambda seen=seen: (self._looks, self._stops, changed()) != seen, keep)
             except ActivityError as error:
-                kind, text, final = _reason(error)
+                kind, text, final = reason(error)
                 if kind in DATASET_ERRORS and not self.committed:
                     raise EndDataset(Outcome.DATASET_ERROR, kind, text) from error
                 # The schedule ends early, and its cause is the last poll's own error (temporalio 1.35, measured).
@@ -560,16 +560,3 @@ class DatasetWorkflow:
             raise EndDataset(Outcome.GIVEN_UP, kind, f"{self.comfort}: {text} (given up by an operator)")
         if self._retries == seen:
             raise HistoryFull
-
-
-def _reason(error: FailureError) -> tuple[str, str, bool]:
-    """(class, sentence, final) of what an activity failed with; behind a time-out stands what its last attempt said.
-
-    That of a local activity comes as it is, and in a replay in an `ActivityError` (temporalio 1.35, observed).
-    """
-    cause = error.cause if isinstance(error, ActivityError) else error
-    while isinstance(cause, ActivityTimeout) and cause.cause:
-        cause = cause.cause
-    if isinstance(cause, ApplicationError):
-        return cause.type or "ApplicationError", bounded(cause.message), cause.non_retryable
-    return type(cause).__name__, bounded(str(cause or error)), False

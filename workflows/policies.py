@@ -15,6 +15,8 @@ _LIGHT = timedelta(minutes=10)
 _SPOT = timedelta(seconds=5)
 """When a step on the spot is given up; the worker ends it before (`worker.bounding`)."""
 
+_PROMPT_ATTEMPTS = 3
+
 _ENDLESS = timedelta(days=3650)
 
 
@@ -64,6 +66,15 @@ class Policies:
     def endless(self) -> ActivityConfig:
         """Steps behind the commit point and a job's last word: retried until they are done."""
         return self.long() | ActivityConfig(schedule_to_close_timeout=_ENDLESS)
+
+    def prompt(self) -> ActivityConfig:
+        """Steps for whose end somebody waits who will ask again: tried a few times, then the reason is told."""
+        retry = RetryPolicy(
+            initial_interval=timedelta(seconds=self.timing.retry_initial_s),
+            maximum_attempts=_PROMPT_ATTEMPTS,
+            non_retryable_error_types=NEVER_RETRIED,
+        )
+        return self.long() | ActivityConfig(retry_policy=retry)
 
     def transfer(self, queue: str, size_bytes: int) -> ActivityConfig:
         """Bulk bytes: may take as long as the size asks for."""

@@ -1,10 +1,12 @@
-"""What the Schedules run: expiry and sweep of the retrieval bucket, and the consistency report.
+"""What the Schedules run: expiry and sweep of the retrieval bucket, count of the landing zone, consistency report.
 
 Each is a loop over pages that activities look at; a long one goes on in a fresh run.
 """
 
 from temporalio import workflow
 from temporalio.workflow import ActivityConfig
+
+from workflows.awaiting import signal_each
 
 with workflow.unsafe.imports_passed_through():
     from activities.consistency import (
@@ -15,8 +17,11 @@ with workflow.unsafe.imports_passed_through():
         Source,
     )
     from activities.expiring import ExpirePage, ExpiringActivities, SweepUploads, SweptUploads
+    from activities.uploading import CountLandingZone, UploadActivities
+    from domain import names
     from domain.message import Message
     from domain.orders import Timing
+    from domain.reservations import Counted
     from workflows.policies import Policies
 
 _STEP: ActivityConfig = Policies(Timing()).long()
@@ -56,6 +61,20 @@ class SweepRetrieved:
     async def run(self, order: SweepUploads) -> SweptUploads:
         """One listing."""
         return await workflow.execute_activity_method(ExpiringActivities.sweep_uploads, order, **_STEP)
+
+
+@workflow.defn
+class ReconcileLandingZone:
+    """Counts what lies in the landing zone, and tells the one who admits uploads."""
+
+    @workflow.run
+    async def run(self) -> Counted:
+        """One listing."""
+        counted = await workflow.execute_activity_method(
+            UploadActivities.count_landing_zone, CountLandingZone(since=workflow.now()), **_STEP
+        )
+        await signal_each([names.LANDING_ZONE], "counted", [[counted]])
+        return counted
 
 
 class Reporting(Message):

@@ -449,7 +449,7 @@ async def test_set_up_twice_makes_each_schedule_once_and_follows_the_settings() 
             assert described.schedule.policy.overlap is ScheduleOverlapPolicy.SKIP
             return described.schedule.spec.intervals[0].every
 
-        assert len(await schedules.prepare_schedules(client, settings)) == 3
+        assert len(await schedules.prepare_schedules(client, settings)) == 4
         assert await schedules.prepare_schedules(client, settings) == []
         assert await interval() == timedelta(hours=1)
         await client.get_schedule_handle(schedules.EXPIRE).pause(note="the bucket is moved")
@@ -465,7 +465,7 @@ async def test_set_up_twice_makes_each_schedule_once_and_follows_the_settings() 
 
         async def listed() -> bool:
             found = {schedule.id async for schedule in await client.list_schedules()}
-            return found == {schedules.EXPIRE, schedules.SWEEP, schedules.REPORT}
+            return found == {schedules.EXPIRE, schedules.SWEEP, schedules.RECONCILE, schedules.REPORT}
 
         await eventually(listed)
 

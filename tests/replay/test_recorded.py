@@ -36,12 +36,14 @@ async def test_what_was_recorded_replays(kind: str) -> None:
 def test_what_was_recorded_holds_every_step_signal_and_way_to_end() -> None:
     seen = set[str]().union(*(features(load(path)) for path in RECORDED))
     signals = {"join", "leave", "pause", "resume", "retry", "give_up", "recall_ready", "dataset_done", "dataset_phase"}
+    signals |= {"urls_issued", "freed", "reopen", "release", "counted"}
     archiving = {"plan_dataset", "open_block", "write_block", "verify_block", "await_tape", "register_blocks"}
     reading_back = {"loosen_block", "await_evicted", "recall_block", "await_recalled", "release_block"}
     undoing = {"undo_blocks", "unregister_blocks"}
     retrieving = {"look_retrieval", "request_recall", "await_recall", "copy_block", "release_recall", "name_blocks"}
     of_jobs = {"open_job", "join_datasets", "watch_datasets", "finish_job", "report_job"}
-    steps = archiving | reading_back | undoing | retrieving | of_jobs
+    of_uploads = {"count_landing_zone", "sweep_upload", "close_upload", "submit_archive"}
+    steps = archiving | reading_back | undoing | retrieving | of_jobs | of_uploads
     ends = {
         "workflow_execution_cancel_requested_event_attributes",
         "workflow_execution_completed_event_attributes",

@@ -18,6 +18,8 @@ from domain.orders import Subscriber
 from domain.outcome import MAX_TEXT, DatasetOutcome
 from domain.pid import MAX_PID_BYTES
 from domain.progress import SHOWN, BlockProgress, DatasetProgress, JobDatasetProgress, JobProgress
+from domain.reservations import Claim, Counted, Hold, Reservations
+from domain.uploads import LandingZoneOrder
 from workflows.carried import ArchiveOrder, ArchiveState, CarriedJob, JobState, RetrieveOrder, RetrieveState
 from workflows.retrieve_dataset import REASON_LENGTH, REASONS_KEPT
 
@@ -39,6 +41,8 @@ LOOKED = Looked(
 PLANNED = PlannedDataset(plan_digest=DIGEST, blocks=BLOCKS, files=1 << 40, payload_bytes=1 << 60, unlisted=PATHS)
 SAFE = Bitmap(bits="f" * (BLOCKS // 4 + 1))
 RECALLS = {RECALL + str(first): Bitmap.of(range(first, first + 200)) for first in range(0, BLOCKS, 200)}
+NOW = datetime.now(UTC)
+HOLD = Hold(granted=1 << 45, found=1 << 45, ticket="t" * 32, since=NOW)
 SHOWN_BLOCKS = tuple(BlockProgress(index=n, name="n" * 300, last_error="e" * 200) for n in range(SHOWN))
 
 MESSAGES: list[Message] = [
@@ -76,6 +80,14 @@ MESSAGES: list[Message] = [
             generations=dict.fromkeys(range(20), 1),
         ),
     ),
+    LandingZoneOrder(
+        reservations=Reservations(
+            holds={
+                f"{PID}{n}": Hold(granted=1 << 45, found=1 << 45, ticket="t" * 32, since=NOW) for n in range(DATASETS)
+            }
+        )
+    ),
+    Counted(since=NOW, claims={f"{PID}{n}": Claim(granted=1 << 45, found=1 << 45) for n in range(DATASETS)}),
     CarriedJob(
         job_id="j",
         type=JobType.ARCHIVE,
