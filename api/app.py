@@ -11,7 +11,8 @@ from api.dependencies import Services
 from api.frame import BodyLimit, Paths
 from api.gateway import Gateway
 from api.headers import SecurityHeaders
-from api.routes import datasets, health, jobs, objects, tokens
+from api.routes import datasets, health, jobs, objects, tokens, uploads
+from api.uploads import Uploads
 from clients.idp import IdentityProvider
 from clients.landing_zone import LandingZone
 from clients.s3 import ObjectStore
@@ -42,14 +43,15 @@ def create_app(settings: Settings) -> FastAPI:
             catalogue, identity = Catalogue(**settings.scicat_connection), _identity(settings)
             stack.push_async_callback(catalogue.aclose)
             stack.push_async_callback(identity.aclose)
+            gateway = Gateway(client)
             app.state.services = Services(
-                gateway=Gateway(client),
+                gateway=gateway,
                 objects=store,
                 state=State(store, settings.s3_state_bucket),
                 landing_zone=_landing_zone(settings, store),
                 catalogue=catalogue,
                 identity=identity,
-                uploads=_Unguarded(),
+                uploads=Uploads(client=client, gateway=gateway, objects=store, settings=settings),
             )
             yield
 
@@ -72,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(tokens.router)
     app.include_router(objects.router)
+    app.include_router(uploads.router)
     app.include_router(jobs.router)
     app.include_router(jobs.operators)
     app.include_router(jobs.verbs)
@@ -102,8 +105,3 @@ def _landing_zone(settings: Settings, store: ObjectStore) -> LandingZone:
         region=settings.s3_region,
     )
     return LandingZone(store, settings.s3_landingzone_bucket, outside, expires_s=settings.url_expiration_seconds)
-
-
-class _Unguarded:
-    async def admit_urls(self, pid: str) -> None:
-        """Let everybody."""

@@ -1,29 +1,18 @@
 """What routes are given: settings, the workflow gateway, and clients that open with the application."""
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Depends, Request
 
 from api.gateway import Gateway
+from api.uploads import Uploads
 from clients.idp import IdentityProvider
 from clients.landing_zone import LandingZone
 from clients.s3 import ObjectStore
 from clients.scicat import Catalogue
 from clients.state import State
 from settings import Settings
-
-
-class Uploads(Protocol):
-    """The uploads of whole datasets."""
-
-    async def admit_urls(self, pid: str) -> None:
-        """Do nothing if objects may be put into the dataset now.
-
-        Raises:
-            ArchiverError: the dataset is finalized, or an archive of it is under way.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

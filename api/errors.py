@@ -79,7 +79,8 @@ def install(app: FastAPI) -> None:
     async def ours(request: Request, error: ArchiverError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         _log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
         code = error.code if isinstance(error, UploadRefused) else type(error).__name__
-        return server_error(code, bounded(str(error)), type(error).__name__)
+        text = bounded(str(error))
+        return server_error(code, text, f"{type(error).__name__}: {text}")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]

@@ -229,6 +229,59 @@ class AbortedUpload(Body):
     object_name: str
 
 
+class UploadRequest(Body):
+    """Is there room for a dataset?"""
+
+    dataset_id: DatasetId
+    dataset_size_gib: Annotated[
+        int, Field(ge=0, description="Cut off to whole GiB, so up to 1 GiB more may come"), WHOLE
+    ]
+
+
+class UploadAdmitted(Body):
+    """There is, and it is kept."""
+
+    message: str
+
+
+class NoRoom(Body):
+    """There is none now: body of a 507."""
+
+    message: str
+    dataset_id: str
+    requested_size_gib: int
+
+
+def _with_an_at(address: str) -> str:
+    name, at, host = address.rpartition("@")
+    if not (name and at and host) or any(character.isspace() for character in address):
+        raise PydanticCustomError("value_error", "that is no e-mail address")
+    return address
+
+
+class FinalizeDatasetUpload(Body):
+    """All of a dataset is uploaded."""
+
+    dataset_id: DatasetId
+    create_archiving_job: bool
+    owner_group: str
+    owner_user: str
+    contact_email: Annotated[str, Field(json_schema_extra={"format": "email"}), AfterValidator(_with_an_at)]
+
+
+class AbortDatasetUpload(Body):
+    """Nothing of a dataset is to stay."""
+
+    dataset_id: DatasetId
+
+
+class DatasetUploadDone(Body):
+    """What has become of the dataset."""
+
+    dataset_id: str
+    message: str
+
+
 def _checked_key(key: str, pid: str) -> str:
     try:
         return check_raw_key(key, pid)

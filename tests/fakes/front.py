@@ -23,6 +23,7 @@ from domain.orders import JobOrder
 from domain.outcome import DatasetOutcome
 from domain.progress import DatasetProgress, JobDatasetProgress, JobProgress
 from domain.steering import JobList, JobSummary, Steered, Verb
+from domain.uploads import FinalizedUpload, FinalizeUpload
 from settings import Settings
 
 SCICAT = ("scicat", "pässword:with colon")
@@ -232,12 +233,28 @@ class PretendCatalogue:
 
 @dataclass
 class PretendUploads:
-    """Admits objects into every dataset, unless told otherwise."""
+    """Admits objects into every dataset, and datasets of up to 10 GiB, unless told otherwise."""
 
     failure: Exception | None = None
     asked: list[str] = field(default_factory=list[str])
+    wishes: list[FinalizeUpload] = field(default_factory=list[FinalizeUpload])
 
     async def admit_urls(self, pid: str) -> None:
+        self._work(pid)
+
+    async def request(self, pid: str, size_gib: int) -> bool:
+        self._work(pid)
+        return size_gib <= 10
+
+    async def finalize(self, pid: str, wish: FinalizeUpload) -> FinalizedUpload:
+        self._work(pid)
+        self.wishes.append(wish)
+        return FinalizedUpload(job_id=JOB_ID if wish.create_job else "")
+
+    async def abort(self, pid: str) -> None:
+        self._work(pid)
+
+    def _work(self, pid: str) -> None:
         self.asked.append(pid)
         if self.failure:
             raise self.failure

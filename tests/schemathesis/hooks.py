@@ -29,6 +29,8 @@ def before_call(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
             body["pid"] = KNOWN_DATASET
         if "object_name" in body:
             _mend_upload(body)
+        elif "dataset_id" in body:
+            body["dataset_id"] = KNOWN_DATASET
 
 
 def _mend_upload(body: dict[str, Any]) -> None:

@@ -13,15 +13,19 @@ from temporalio.service import RPCError, RPCStatusCode
 from api.app import create_app
 from api.frame import BODY_LIMIT_BYTES as LIMIT
 from domain.errors import (
+    AlreadyArchived,
+    AlreadyFinalized,
     ArchiverError,
     BeingArchived,
     CatalogueUnavailable,
     IdentityProviderUnavailable,
     Misconfigured,
     ObjectStoreUnavailable,
+    WorkflowUnanswered,
 )
 from tests.fakes.front import (
     BUCKET,
+    JOB_ID,
     OUTSIDERS_TOKEN,
     SCICAT_TOKEN,
     SERVICE_TOKEN,
@@ -43,6 +47,19 @@ PART = {"part_number": 1, "etag": "etag", "checksum_sha256": DIGEST}
 COMPLETE = UPLOAD | {"upload_id": "u", "parts": [PART], "checksum_sha256": COMPOSITE}
 ABORT = {"dataset_id": "", "object_name": KEY, "upload_id": ""}
 NOTHING: list[Any] = []
+FINALIZE = {
+    "dataset_id": PID,
+    "create_archiving_job": True,
+    "owner_group": "group1",
+    "owner_user": "alice",
+    "contact_email": "alice@example.org",
+}
+WHOLE = {
+    "/s3/requestDatasetUpload": {"dataset_id": PID, "dataset_size_gib": 3},
+    "/s3/finalizeDatasetUpload": FINALIZE,
+    "/s3/abortDatasetUpload": {"dataset_id": PID},
+}
+"""Of whole datasets."""
 BODIES = {
     "/s3/presignedUrls": UPLOAD | {"parts": 1},
     "/s3/completeUpload": COMPLETE,
@@ -84,7 +101,7 @@ def bearer(token: str) -> dict[str, str]:
 HEADERS = [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic c2NpY2F0OnBhc3M=", SERVICE_TOKEN, "Bearer \xff"]
 
 
-@pytest.mark.parametrize("path", [*BODIES, "/token"])
+@pytest.mark.parametrize("path", [*BODIES, *WHOLE, "/token"])
 @pytest.mark.parametrize("header", HEADERS)
 async def test_whoever_has_no_token_is_refused_by_the_schemes_name_alone(
     app: FastAPI, front: Front, path: str, header: str | None
@@ -92,7 +109,7 @@ async def test_whoever_has_no_token_is_refused_by_the_schemes_name_alone(
     headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
-        answer = await http.post(path, json=BODIES.get(path), headers=headers)
+        answer = await http.post(path, json=(BODIES | WHOLE).get(path), headers=headers)
         unread = await http.post(path, json={}, headers=headers)
     for refused in (answer, unread):
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
@@ -103,7 +120,7 @@ async def test_whoever_has_no_token_is_refused_by_the_schemes_name_alone(
 
 async def test_a_missing_key_is_our_failure_and_not_the_bearers(http: httpx.AsyncClient, front: Front) -> None:
     front.identity.failure = IdentityProviderUnavailable("reading the identity provider's keys: no answer")
-    for path, body in BODIES.items():
+    for path, body in (BODIES | WHOLE).items():
         assert_is_server_error(await http.post(path, json=body), "IdentityProviderUnavailable")
 
 
@@ -426,3 +443,105 @@ async def test_a_catalogue_that_is_away_is_a_500(http: httpx.AsyncClient, front:
 async def test_keys_that_cannot_be_read_do_not_matter_for_scicats_tokens(http: httpx.AsyncClient, front: Front) -> None:
     front.identity.failure = IdentityProviderUnavailable("no answer")
     assert (await http.post("/token", headers=bearer(SCICAT_TOKEN))).status_code == 201
+
+
+# Whole datasets
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_a_dataset_that_fits_is_admitted_and_one_that_does_not_is_told_so_in_full(
+    http: httpx.AsyncClient, front: Front, slash: str
+) -> None:
+    path = f"/s3/requestDatasetUpload{slash}"
+    admitted = await http.post(path, json={"dataset_id": PID, "dataset_size_gib": 10})
+    assert (admitted.status_code, admitted.json().keys()) == (201, {"message"})
+    full = await http.post(path, json={"dataset_id": PID, "dataset_size_gib": 11})
+    assert full.status_code == 507
+    assert full.json() == {
+        "message": f"there is no room for dataset {PID} now; ask again later",
+        "dataset_id": PID,
+        "requested_size_gib": 11,
+    }
+    assert front.uploads.asked == [PID, PID]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_a_finalized_dataset_is_archived_if_that_is_wished_for(
+    http: httpx.AsyncClient, front: Front, slash: str
+) -> None:
+    for wanted in (True, False):
+        answer = await http.post(
+            f"/s3/finalizeDatasetUpload{slash}", json=FINALIZE | {"create_archiving_job": wanted, "more": 1}
+        )
+        assert (answer.status_code, answer.json().keys()) == (201, {"dataset_id", "message"})
+        assert answer.json()["dataset_id"] == PID
+        assert (JOB_ID in answer.json()["message"]) is wanted
+    first, second = front.uploads.wishes
+    assert first.model_dump() == {
+        "create_job": True,
+        "owner_group": "group1",
+        "owner_user": "alice",
+        "contact_email": "alice@example.org",
+    }
+    assert second.create_job is False
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_an_aborted_dataset(http: httpx.AsyncClient, front: Front, slash: str) -> None:
+    answer = await http.post(f"/s3/abortDatasetUpload{slash}", json={"dataset_id": PID})
+    assert (answer.status_code, answer.json().keys()) == (201, {"dataset_id", "message"})
+    assert front.uploads.asked == [PID]
+
+
+WRONG: list[tuple[str, dict[str, Any]]] = [
+    *((path, {"dataset_id": pid}) for path in WHOLE for pid in ("", "..", "a//b", "a\\b", "x" * 201, 5, None)),
+    *(("/s3/requestDatasetUpload", {"dataset_size_gib": size}) for size in (-1, "5", True, 1.5, None)),
+    *(("/s3/finalizeDatasetUpload", {"create_archiving_job": word}) for word in ("true", 1, None)),
+    *(("/s3/finalizeDatasetUpload", {"contact_email": mail}) for mail in ("", "alice", "@example.org", "a b@c", 5)),
+    ("/s3/finalizeDatasetUpload", {"owner_user": None}),
+]
+
+
+@pytest.mark.parametrize(("path", "wrong"), WRONG, ids=str)
+async def test_what_is_wrong_with_a_request_for_a_dataset_is_said_and_nothing_done(
+    http: httpx.AsyncClient, front: Front, path: str, wrong: dict[str, Any]
+) -> None:
+    [reason] = assert_is_unprocessable(await http.post(path, json=WHOLE[path] | wrong))
+    assert reason["loc"] == ["body", *wrong]
+    assert front.uploads.asked == []
+
+
+@pytest.mark.parametrize("path", WHOLE)
+@pytest.mark.parametrize("missing", [{}, {"json": {}}])
+async def test_an_empty_body_is_unprocessable(http: httpx.AsyncClient, path: str, missing: dict[str, Any]) -> None:
+    assert_is_unprocessable(await http.post(path, **missing))
+
+
+@pytest.mark.parametrize("path", WHOLE)
+@pytest.mark.parametrize(
+    "failure",
+    [
+        BeingArchived("dataset is being archived"),
+        AlreadyFinalized("kept"),
+        AlreadyArchived("archived"),
+        CatalogueUnavailable("posting an archive job: the catalogue answered 502: Bad Gateway"),
+        ObjectStoreUnavailable("no answer"),
+        Misconfigured("the bucket does not exist"),
+        WorkflowUnanswered("no worker has answered"),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+async def test_every_conflict_and_outage_is_a_500_that_says_what_and_why(
+    http: httpx.AsyncClient, front: Front, path: str, failure: ArchiverError
+) -> None:
+    front.uploads.failure = failure
+    body = assert_is_server_error(await http.post(path, json=WHOLE[path]), type(failure).__name__)
+    assert str(failure) in body["details"]
+
+
+async def test_the_codes_of_whole_datasets_are_declared(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    for path in WHOLE:
+        full = {"507"} if "request" in path else set[str]()
+        assert set(paths[path]["post"]["responses"]) == {"201", "401", "422", "500"} | full
+        assert paths[path]["post"]["security"] == [{"BearerAuth": []}]
