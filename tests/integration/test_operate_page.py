@@ -14,6 +14,11 @@ from urllib.parse import quote
 import pytest
 from temporalio.client import WorkflowHandle
 
+from api.gateway import Gateway
+from api.uploads import Uploads
+from domain import names
+from domain.errors import AlreadyFinalized
+from domain.uploads import FinalizeUpload
 from tests.lab import Lab, eventually
 
 PROJECT = Path(__file__).parents[2]
@@ -28,6 +33,7 @@ WAITING_FOR_SPACE = {
 }
 WAITING_FOR_TAPE = {"A tape is in, and the next look is minutes away": 1, "After the end": 2}
 PARKED = {"A dataset is parked": 7}
+UPLOADS = {"Who has room in the landing zone": 5}
 
 
 def lines_of_page() -> dict[str, list[str]]:
@@ -45,7 +51,7 @@ LINES = lines_of_page()
 
 
 def test_every_line_of_the_page_is_run_by_a_test_of_this_file() -> None:
-    known = {BEGIN: 6, **WAITING_FOR_SPACE, **WAITING_FOR_TAPE, **PARKED}
+    known = {BEGIN: 6, **WAITING_FOR_SPACE, **WAITING_FOR_TAPE, **PARKED, **UPLOADS}
     assert {heading: len(lines) for heading, lines in LINES.items()} == known
 
 
@@ -128,11 +134,11 @@ Begin = Callable[[], Awaitable[Archive]]
 
 
 @pytest.fixture
-async def begin(lab: Lab) -> AsyncGenerator[Begin]:
-    """Submit a job of one small dataset; no fault outlives the test."""
+def shell(lab: Lab) -> Shell:
+    """Of somebody who works on this stack."""
     settings = lab.stack.settings
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    shell = Shell(
+    return Shell(
         kept
         | {
             "TEMPORAL_ADDRESS": settings.temporal_address,
@@ -141,6 +147,11 @@ async def begin(lab: Lab) -> AsyncGenerator[Begin]:
             "OPERATOR_PASSWORD": settings.operator_password.get_secret_value(),
         }
     )
+
+
+@pytest.fixture
+async def begin(lab: Lab, shell: Shell) -> AsyncGenerator[Begin]:
+    """Submit a job of one small dataset; no fault outlives the test."""
 
     async def submit() -> Archive:
         pid = await lab.dataset({"movie.tif": b"frames" * 1000})
@@ -333,3 +344,33 @@ async def gives_up(archive: Archive, line: str) -> None:
     await archive.lab.ended(archive.job)
     assert list(await archive.lab.landed(archive.pid)) == ["movie.tif"]
     assert await archive.lab.on_lts(archive.pid) == {}
+
+
+# An upload is finalized, and its owner has to mend it.
+
+
+async def test_the_lines_for_uploads(lab: Lab, shell: Shell) -> None:
+    room, standing, uploads, count, reopen = LINES["Who has room in the landing zone"]
+    pid = await lab.dataset({"movie.tif": b"frames"}, upload=False)
+    api = Uploads(client=lab.temporal, gateway=Gateway(lab.temporal), objects=lab.objects, settings=lab.stack.settings)
+    assert await api.request(pid, 4)
+    assert f'"{pid}":{5 * 2**30}' in (await shell.run(room)).replace(" ", "")
+    assert '"phase":"uploading"' in (await shell.run(standing, pid=pid)).replace(" ", "")
+    assert f"upload/{pid}" in await shell.run(uploads)
+
+    stray = names.raw_key(f"{pid}-stray", "file")
+    await lab.objects.put(lab.landing, stray, bytes(1_234))
+    before = (await lab.room()).others_bytes
+    await shell.run(count)
+
+    async def counted() -> bool:
+        return (await lab.room()).others_bytes >= before + 1_234
+
+    await eventually(counted)
+    await lab.upload(pid, {"movie.tif": b"frames"})
+    await api.finalize(pid, FinalizeUpload(create_job=False))
+    with pytest.raises(AlreadyFinalized):
+        await api.abort(pid)
+    await shell.run(reopen, pid=pid)
+    await api.abort(pid)
+    assert await lab.landed(pid) == {}

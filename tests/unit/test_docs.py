@@ -22,6 +22,8 @@ from settings import Settings
 from workflows import search_attributes
 from workflows.dataset import DatasetWorkflow
 from workflows.job import JobWorkflow
+from workflows.landing_zone import LandingZone
+from workflows.upload import Upload
 
 PROJECT = Path(__file__).parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
@@ -50,10 +52,16 @@ VISIBLE = {
     "Phase": set(Phase),
     "Outcome": set(Outcome),
     "ExecutionStatus": {"Running", "Completed", "Failed", "Canceled", "Terminated"},
-    "WorkflowType": {"ArchiveJob", "RetrieveJob", "ArchiveDataset", "RetrieveDataset"},
+    "WorkflowType": {"ArchiveJob", "RetrieveJob", "ArchiveDataset", "RetrieveDataset", "Upload"},
 }
 TEMPORAL_COMMANDS = {"cancel", "count", "describe", "list", "metadata", "query", "result", "show", "signal"}
-WORKFLOWS = {"job": JobWorkflow, "archive-dataset": DatasetWorkflow, "retrieve-dataset": DatasetWorkflow}
+WORKFLOWS = {
+    "job": JobWorkflow,
+    "archive-dataset": DatasetWorkflow,
+    "retrieve-dataset": DatasetWorkflow,
+    "upload": Upload,
+    "landing-zone": LandingZone,
+}
 
 
 def code_of(page: Path) -> str:
