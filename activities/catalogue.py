@@ -34,7 +34,7 @@ from domain.message import Message
 from domain.names import stem_of
 from domain.outcome import bounded
 from domain.pid import check_pid
-from domain.planning import registration, regular_files, uncovered
+from domain.planning import BRIEF_FILES, registration, regular_files, uncovered
 
 _JOB_APPEARS_WITHIN = 6
 """Attempts after which an unknown job id is believed: SciCat calls us before its own answer is out."""
@@ -94,6 +94,8 @@ class Looked(Message):
     off_tape: tuple[int, ...] = ()
     blocks: int = 0
     payload_bytes: int = 0
+    brief: bool = False
+    """By SciCat's count it has so few files that steps that loop over them take but a moment."""
 
 
 class MoveArchive(Message):
@@ -185,7 +187,7 @@ class CatalogueActivities:
         """
         check_pid(order.pid)
         dataset = await self._catalogue.dataset(order.pid)
-        life = await self._catalogue.lifecycle(order.pid)
+        life = dataset.lifecycle
         found = FoundLifecycle(
             archivable=life.archivable, retrievable=life.retrievable, archive_status=life.archive_status
         ).without_stale_start()
@@ -200,7 +202,12 @@ class CatalogueActivities:
         plans = {index.manifests.get(stem_of(b.archive_id), "") for b in blocks}
         committed = life.archive_status == ArchiveMoment.COMMITTED.status or bool(plans & index.committed)
         if not blocks or not committed:
-            return Looked(owner_group=dataset.owner_group, found=found, standing=Standing.NONE)
+            return Looked(
+                owner_group=dataset.owner_group,
+                found=found,
+                standing=Standing.NONE,
+                brief=0 < dataset.number_of_files <= BRIEF_FILES,
+            )
         await self._check_covered(order.pid, dataset.source_folder, blocks)
         known = plans & index.committed
         plan_digest = known.pop() if len(known) == 1 and len(plans) == 1 else ""

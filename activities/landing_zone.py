@@ -19,15 +19,12 @@ from domain.freeing import Archived, Decision, decide
 from domain.message import Message
 from domain.pid import check_pid
 from domain.planfile import DatasetPlan, Marker
-from domain.planning import NAMED, Matched, PackingRules, group, match
+from domain.planning import BRIEF_FILES, NAMED, Matched, PackingRules, group, match
 
 _DELETE_BATCH = 250
 """Keys that are decided on and deleted together."""
 
 _DELETES_AT_ONCE = 4
-
-BRIEF_FILES = 100
-"""Up to so many files a dataset is registered and freed in a moment."""
 
 
 class PlanDataset(Message):

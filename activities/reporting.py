@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
 from activities.retrieval_bucket import RetrievalBucket
 from clients.s3 import ObjectStore
@@ -22,7 +24,7 @@ from domain.pid import flat
 
 
 class DeliverOutcome(Message):
-    """Keep a dataset's outcome for the jobs that wait for it."""
+    """Tell a dataset's outcome to the jobs that wait for it."""
 
     outcome: DatasetOutcome
     subscribers: tuple[Subscriber, ...]
@@ -61,17 +63,25 @@ class ReportingActivities:
         retrieval_bucket: str,
         retention: timedelta,
         state: State,
+        client: Client,
         link_lifetime_s: int,
     ) -> None:
-        self._catalogue, self._links, self._bucket = catalogue, links, retrieval_bucket
+        self._catalogue, self._links, self._bucket, self._client = catalogue, links, retrieval_bucket, client
         self._promises = RetrievalBucket(objects=objects, bucket=retrieval_bucket, state=state, retention=retention)
         self._state, self._lifetime_s = state, link_lifetime_s
 
     @activity.defn
     async def deliver_outcome(self, order: DeliverOutcome) -> None:
-        """Write the outcome under every waiting job."""
+        """Write the outcome under every waiting job, then signal it, once or more; jobs that have ended are past it."""
         for subscriber in order.subscribers:
             await self._state.put_outcome(subscriber.job_id, subscriber.n, order.outcome)
+            job = self._client.get_workflow_handle(names.job_workflow(subscriber.job_id))
+            try:
+                await job.signal("dataset_done", args=[subscriber.n, order.outcome.status.value])
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+                activity.logger.info("job %s has ended before it heard of %s", subscriber.job_id, order.outcome.pid)
 
     @activity.defn
     async def finish_job(self, order: FinishJob) -> FinishedJob:

@@ -159,7 +159,7 @@ class RetrievalActivities:
         """
         check_pid(order.pid)
         dataset = await self._catalogue.dataset(order.pid)
-        life = await self._catalogue.lifecycle(order.pid)
+        life = dataset.lifecycle
         blocks = await self._catalogue.datablocks(order.pid)
         index = await self._state.index(order.pid)
         plans = {index.manifests.get(stem_of(block.archive_id), "") for block in blocks}

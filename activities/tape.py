@@ -115,6 +115,8 @@ class VerifiedBlock(Message):
     """The bytes are on tape only: recall them, then verify."""
     damage: str = ""
     """A sentence naming datablock, chunks, byte ranges and members; empty if all bytes match."""
+    on_tape: bool = False
+    """It is on tape as well, so that nobody has to wait for that."""
 
 
 class AwaitTape(Message):
@@ -367,7 +369,18 @@ class TapeActivities:
         if damaged:
             return VerifiedBlock(damage=_describe(manifest, [(found.offset, found.length) for found in damaged]))
         await self._state.mark_verified(order.pid, order.plan_digest, block.stem)
-        return VerifiedBlock()
+        return VerifiedBlock(on_tape=await self._is_on_tape(block.archive_id))
+
+    async def _is_on_tape(self, archive_id: str) -> bool:
+        """A first look, which small datablocks need not be asked about again after; nothing hangs on its answer."""
+        if not isinstance(self._store, NearlineStore):
+            return True
+        try:
+            locality = (await self._store.localities([archive_id])).get(archive_id, Locality.LOST)
+        except InfrastructureError as error:
+            activity.logger.info("where %s lies is asked for later: %s", archive_id, error)
+            return False
+        return locality.on_tape
 
     @activity.defn
     async def await_tape(self, order: AwaitTape) -> Taped:

@@ -28,6 +28,9 @@ from domain.tarstream import sized
 NAMED = 20
 """How many paths an error or an outcome names."""
 
+BRIEF_FILES = 100
+"""Up to so many files a dataset is planned, registered and freed in a moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackingRules:

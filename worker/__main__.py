@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from clients.temporal import connect
 from settings import Settings, SettingsError, load_settings, logs
 from worker.beating import Beating
 from worker.bounding import Bounding
-from worker.build import required, world
+from worker.build import WORKFLOW_TASKS, required, world
 from worker.versioning import deployment
 from workflows import queues
 
@@ -48,8 +48,11 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
                     client,
                     task_queue=name,
                     workflows=queue.workflows,
+                    # The sandbox is for the tests, which run every workflow in it: here it would only cost (ADR 10).
+                    workflow_runner=UnsandboxedWorkflowRunner(),
                     activities=queue.activities,
                     max_concurrent_activities=queue.slots,
+                    max_concurrent_workflow_tasks=WORKFLOW_TASKS,
                     max_heartbeat_throttle_interval=_BEAT,
                     default_heartbeat_throttle_interval=_BEAT,
                     graceful_shutdown_timeout=timedelta(seconds=_GRACE * settings.graceful_shutdown_s),

@@ -54,6 +54,13 @@ WORKFLOWS: tuple[type, ...] = (
     *(ExpireRetrieved, SweepRetrieved, ReconcileLandingZone, ConsistencyReport),
 )
 
+WORKFLOW_TASKS = 16
+"""Workflow tasks that one worker has in hand at once.
+
+Each may hold several steps on the spot, and has ten seconds. Of a burst of datasets the others wait in Temporal's
+queue, where nothing runs out; with the SDK's hundred at once all were late, and all were begun again (measured).
+"""
+
 
 def required(settings: Settings) -> tuple[str, ...]:
     """Settings without which no worker starts."""
@@ -219,6 +226,7 @@ def _work(
         retrieval_bucket=settings.s3_retrieval_bucket,
         retention=retention,
         state=state,
+        client=client,
         link_lifetime_s=settings.s3_url_expiration_days * 24 * 3600,
     )
     expiring = ExpiringActivities(

@@ -137,7 +137,7 @@ class ArchiveDataset(DatasetWorkflow):
                 brief=True,
             )
         self.owner_group = self._looked.owner_group
-        attributes.upsert(attributes.OWNER_GROUP.value_set(self.owner_group))
+        self.say(attributes.OWNER_GROUP.value_set(self.owner_group))
         return self._looked
 
     async def _plan(self, looked: Looked) -> PlannedDataset:
@@ -149,6 +149,7 @@ class ArchiveDataset(DatasetWorkflow):
                 PlanDataset(pid=self.order.pid, **self.order.packing.model_dump()),
                 self.policies.long(),
                 summary="which files, which datablocks",
+                brief=looked.brief,
             )
         self._show_plan(self._planned.blocks, self._planned.payload_bytes)
         return self._planned
@@ -163,7 +164,7 @@ class ArchiveDataset(DatasetWorkflow):
             else:
                 state = "planned"
             self._block(index, state, shown=False)
-        attributes.upsert(attributes.TOTAL_BYTES.value_set(payload_bytes))
+        self.say(attributes.TOTAL_BYTES.value_set(payload_bytes))
 
     def safety(self) -> dict[str, int]:
         """Written, verified and on tape are three facts; only what is all three is safe."""
@@ -269,6 +270,7 @@ class ArchiveDataset(DatasetWorkflow):
                 index,
                 self.policies.light(),
                 summary=f"open {label}",
+                brief=planned.brief and planned.blocks == 1,
                 keep=lambda opened: self._uploads.update({index: opened.upload_id}),
             )
             self._block(index, "writing", name=opened.archive_id, bytes_total=opened.tar_bytes)
@@ -295,6 +297,7 @@ class ArchiveDataset(DatasetWorkflow):
         config: ActivityConfig,
         *,
         summary: str,
+        brief: bool = False,
         keep: Callable[[R], None] = lambda _: None,
     ) -> R:
         """A step that writes to the LTS; one that has no room or is busy is no failure, but waited for without end."""
@@ -304,7 +307,7 @@ class ArchiveDataset(DatasetWorkflow):
                 keep(result)
 
         while True:
-            result = await self.step(method, order, config, summary=summary, keep=kept)
+            result = await self.step(method, order, config, summary=summary, brief=brief, keep=kept)
             if result.refused is None:
                 return result
             since = workflow.now().isoformat(timespec="seconds")
@@ -362,6 +365,8 @@ class ArchiveDataset(DatasetWorkflow):
                 await undisturbed(self._let_go(renewing, pins))
         if not found.damage:
             self._verified.add(index)
+            if found.on_tape:
+                self._on_tape.add(index)
             self._block(index, "verified")
         return found.damage
 

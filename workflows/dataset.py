@@ -96,6 +96,9 @@ class DatasetWorkflow:
         """Those of the parked that nobody can give up."""
         self._parkings = 0
         self._waiting_for = ""
+        self._unsaid: dict[str, SearchAttributeUpdate[Any]] = {}
+        self._spots = 0
+        """Steps that are tried on the spot."""
         self._phase = carried.shown
         self._shown = carried.shown
         self._since = self._waiting_since = workflow.now()
@@ -234,12 +237,16 @@ class DatasetWorkflow:
                 self._cancel("an operator cancelled it")
 
     async def _work_and_tell(self, work: Coroutine[Any, Any, DatasetOutcome]) -> DatasetOutcome:
-        outcome = await work
-        self._ending = True
-        self._outcome = outcome
-        self.enter(Phase.DONE, updates=[attributes.OUTCOME.value_set(outcome.status.value)])
-        await self._tell_all(outcome)
-        return outcome
+        try:
+            outcome = await work
+            self._ending = True
+            self._outcome = outcome
+            self.say(attributes.OUTCOME.value_set(outcome.status.value))
+            self.enter(Phase.DONE)
+            await self._tell_all(outcome)
+            return outcome
+        finally:
+            self._say_now()
 
     def _cancel(self, why: str) -> None:
         """Cancel the work once; it undoes what it did and ends with an outcome all the same."""
@@ -277,23 +284,18 @@ class DatasetWorkflow:
                 brief=True,
                 calm=True,
             )
-            await signal_each(
-                [names.job_workflow(s.job_id) for s in waiting],
-                "dataset_done",
-                [(s.n, outcome.status.value) for s in waiting],
-            )
             self._told.update((s.job_id, s.n) for s in waiting)
 
     # Phases: what the Temporal UI, the CLI and a job's window see.
 
-    def enter(self, phase: Phase, waiting_for: str = "", updates: Sequence[SearchAttributeUpdate[Any]] = ()) -> None:
-        """Say what the dataset does now, and with it what else has become known."""
+    def enter(self, phase: Phase, waiting_for: str = "") -> None:
+        """Say what the dataset does now."""
         if phase is not self._phase or bool(waiting_for) is not bool(self._waiting_for):
             self._waiting_since = workflow.now()
         self._phase, self._waiting_for = phase, waiting_for
-        self._show(updates)
+        self._show()
 
-    def _show(self, updates: Sequence[SearchAttributeUpdate[Any]] = ()) -> None:
+    def _show(self) -> None:
         """Parked and paused hide the phase behind them."""
         shown = self._phase
         if self._parked:
@@ -301,10 +303,9 @@ class DatasetWorkflow:
         elif self.paused_by and not self._ending:
             shown = Phase.PAUSED
         if shown is self._shown:
-            attributes.upsert(*updates)
             return
         before, self._shown, self._since = self._shown, shown, workflow.now()
-        attributes.upsert(attributes.PHASE.value_set(shown.value), *updates)
+        self.say(attributes.PHASE.value_set(shown.value))
         workflow.set_current_details(dataset_details(self._standing()))
         self._tell_phase(
             [
@@ -323,7 +324,24 @@ class DatasetWorkflow:
             self._background = asyncio.create_task(signal_each(jobs, "dataset_phase", words))
 
     def _name_jobs(self) -> None:
-        attributes.upsert(attributes.SCICAT_JOB_ID.value_set(sorted({s.job_id for s in self.subscribers})))
+        self.say(attributes.SCICAT_JOB_ID.value_set(sorted({s.job_id for s in self.subscribers})))
+
+    def say(self, *updates: SearchAttributeUpdate[Any]) -> None:
+        """Set search attributes, all that become known at a time in one event.
+
+        Steps on the spot follow one another within one workflow task, and nobody sees what stood between them.
+        """
+        if not self._unsaid:
+            self._saying = asyncio.create_task(self._say_when_seen())
+        self._unsaid |= {update.key.name: update for update in updates}
+
+    async def _say_when_seen(self) -> None:
+        await workflow.wait_condition(lambda: not self._spots)
+        self._say_now()
+
+    def _say_now(self) -> None:
+        unsaid, self._unsaid = self._unsaid, {}
+        attributes.upsert(*unsaid.values())
 
     @property
     def full(self) -> bool:
@@ -416,7 +434,11 @@ class DatasetWorkflow:
         trying = workflow.start_local_activity_method(
             cast("Callable[[Any, Message], Awaitable[T]]", method), argument, **spot
         )
-        cancelled = await self._counted(ended([trying]))
+        self._spots += 1
+        try:
+            cancelled = await self._counted(ended([trying]))
+        finally:
+            self._spots -= 1
         try:
             result = trying.result()
         except FailureError as error:

@@ -6,7 +6,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import Priority
+from temporalio.common import Priority, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityConfig
 
@@ -171,12 +171,11 @@ class JobWorkflow:
         error_class = error = ""
         try:
             self._opened = self._opened or await self._take_up()
-            attributes.upsert(attributes.OWNER_GROUP.value_set(self._opened.owner_group))
+            owner = attributes.OWNER_GROUP.value_set(self._opened.owner_group)
             if self._opened.finished:
-                self._enter(Phase.DONE)
-                attributes.upsert(attributes.OUTCOME.value_set(self._opened.status))
+                self._enter(Phase.DONE, owner, attributes.OUTCOME.value_set(self._opened.status))
                 return None
-            self._enter(Phase.WRITING if self._order.type is JobType.ARCHIVE else Phase.RECALLING)
+            self._enter(Phase.WRITING if self._order.type is JobType.ARCHIVE else Phase.RECALLING, owner)
             await self._join_and_hear(self._opened)
         except ActivityError as failed:
             cause = failed.cause
@@ -376,15 +375,14 @@ class JobWorkflow:
             ),
             summary="report to SciCat",
         )
-        self._enter(Phase.DONE)
-        attributes.upsert(attributes.OUTCOME.value_set(finished.status.value))
+        self._enter(Phase.DONE, attributes.OUTCOME.value_set(finished.status.value))
         return finished
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: Phase, *updates: SearchAttributeUpdate[Any]) -> None:
         self._phase = phase
-        self._show()
+        self._show(*updates)
 
-    def _show(self) -> None:
+    def _show(self, *updates: SearchAttributeUpdate[Any]) -> None:
         """Paused hides parked, which hides the rest: one of its datasets waits for a person."""
         shown = self._phase
         if shown is not Phase.DONE:
@@ -392,7 +390,9 @@ class JobWorkflow:
         if shown is not self._shown:
             self._shown = shown
             attributes.upsert(
-                attributes.PHASE.value_set(shown.value), attributes.SCICAT_JOB_ID.value_set([self._order.job_id])
+                attributes.PHASE.value_set(shown.value),
+                attributes.SCICAT_JOB_ID.value_set([self._order.job_id]),
+                *updates,
             )
         # Parked ones first: those are what a person looks for.
         named = islice(chain(self._parked, (n for n in self._open if n not in self._parked)), DETAILED)

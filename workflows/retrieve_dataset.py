@@ -121,7 +121,7 @@ class RetrieveDataset(DatasetWorkflow):
         return self._looked
 
     def _show_all(self, looked: LookedRetrieval) -> None:
-        attributes.upsert(
+        self.say(
             attributes.OWNER_GROUP.value_set(looked.owner_group), attributes.TOTAL_BYTES.value_set(looked.total_bytes)
         )
         self.owner_group, self.payload_bytes = looked.owner_group, looked.total_bytes

@@ -31,7 +31,7 @@ from domain.progress import DatasetProgress, JobProgress
 from tests.fakes.activities import World, activities
 from tests.replay import recorded
 from worker.bounding import Bounding
-from worker.build import WORKFLOWS
+from worker.build import WORKFLOW_TASKS, WORKFLOWS
 from workflows import queues, search_attributes
 
 QUICK = Timing(
@@ -50,6 +50,9 @@ _TYPES = {
     search_attributes.TOTAL_BYTES: IndexedValueType.INDEXED_VALUE_TYPE_INT,
 }
 
+
+_LAST_MOMENTS = 50
+"""Tenths of a second."""
 
 _kept: list[Worker] = []
 
@@ -142,7 +145,13 @@ class Stage:
                 described = await handle.describe()
             except RPCError:
                 continue
-            if described.status is WorkflowExecutionStatus.RUNNING:
+            # A job hears of a dataset's end from its last step, a moment before that dataset's workflow is over.
+            for _ in range(_LAST_MOMENTS):
+                if described.status is not WorkflowExecutionStatus.RUNNING:
+                    break
+                await asyncio.sleep(0.1)
+                described = await handle.describe()
+            else:
                 left.append(workflow_id)
                 await handle.terminate()
                 continue
@@ -247,6 +256,7 @@ async def on_stage(
             workflows=WORKFLOWS if queue == queues.CONTROL else (),
             activities=steps,
             interceptors=[Bounding()],
+            max_concurrent_workflow_tasks=WORKFLOW_TASKS,
             max_concurrent_activities=(slots or {}).get(queue),
             max_heartbeat_throttle_interval=timedelta(milliseconds=20),
             default_heartbeat_throttle_interval=timedelta(milliseconds=20),

@@ -158,7 +158,7 @@ async def test_a_dataset_that_is_gone_from_scicat_can_still_be_undone(stage: Sta
 
 
 async def test_an_upload_that_was_opened_in_spite_of_a_cancel_is_aborted(stage: Stage) -> None:
-    stage.world.dataset("p")
+    stage.world.dataset("p", blocks=2)
     stage.world.hold("open_block", deaf=True)
     dataset = await stage.join("p", "1")
     await stage.world.reached("open_block")
@@ -334,13 +334,13 @@ async def test_give_up_is_only_for_the_parked(stage: Stage) -> None:
 async def test_retry_cuts_a_backoff_short(slow: Stage) -> None:
     slow.timing = Timing(retry_initial_s=3_600, retry_longest_s=3_600)
     slow.world.dataset("p")
-    slow.world.fail("open_block", times=1)
+    slow.world.fail("write_block", times=1)
     dataset = await slow.join("p", "1")
-    await slow.world.until(lambda: slow.world.calls["open_block"] == 1)
+    await slow.world.until(lambda: slow.world.calls["write_block"] == 1)
 
     await dataset.signal("retry")
 
-    await slow.world.until(lambda: slow.world.calls["open_block"] == 2)
+    await slow.world.until(lambda: slow.world.calls["write_block"] == 2)
     assert (await dataset.ended()).status is Outcome.ARCHIVED
 
 
