@@ -26,7 +26,9 @@ from cli.catalogue import UserCatalogue
 from cli.stack import Stack
 from clients.s3 import ObjectStore, ObjectVersion
 from domain import names
+from domain.orders import DatasetOrder
 from domain.progress import LandingZoneProgress
+from workflows import queues
 
 T = TypeVar("T")
 
@@ -137,6 +139,18 @@ class Lab:
     async def retrieve(self, *pids: str) -> str:
         """Submit a retrieve job to SciCat, as the user; return its id."""
         return await self.user.create_job("retrieve", pids)
+
+    @asynccontextmanager
+    async def begun(self, kind: str, workflow_id: str, order: DatasetOrder) -> AsyncGenerator[None]:
+        """A dataset's workflow with an order of the test's own, for the job that is submitted meanwhile.
+
+        It waits for that job: SciCat takes none for a dataset whose archive has set its life cycle already.
+        """
+        handle = await self.temporal.start_workflow(
+            kind, order, id=workflow_id, task_queue=queues.CONTROL, start_signal="pause"
+        )
+        yield
+        await handle.signal("resume")
 
     async def ended(self, job_id: str, *, within_s: float = 60) -> dict[str, Any]:
         """Wait until the job is finished in SciCat, and return it as SciCat has it (v3)."""

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from domain.lifecycle import JobType
 from domain.orders import DatasetOrder, JobOrder, Writing
 from tests.fakes.proxy import CountingProxy, Direction, Hold
 from tests.lab import Lab, eventually
-from workflows import queues
 
 CHUNK = 5 * 2**20
 BUFFERS = USEFUL_BUFFERS
@@ -64,28 +63,26 @@ class Site:
         order = job_order(self.lab.stack.settings, "", JobType.ARCHIVE)
         packing = order.packing.model_copy(update={"target_bytes": target_bytes, "target_files": target_files})
         order = order.model_copy(update={"packing": packing, "writing": writing or Writing()})
-        await self._begin("ArchiveDataset", names.archive_workflow(pid), order, pid, timing)
-        return await self.lab.archive(pid)
+        async with self._begun("ArchiveDataset", names.archive_workflow(pid), order, pid, timing):
+            return await self.lab.archive(pid)
 
     async def retrieve(self, pid: str, **timing: float) -> str:
         """Submit a retrieve job."""
         order = job_order(self.lab.stack.settings, "", JobType.RETRIEVE)
-        await self._begin("RetrieveDataset", names.retrieve_workflow(pid), order, pid, timing)
-        return await self.lab.retrieve(pid)
+        async with self._begun("RetrieveDataset", names.retrieve_workflow(pid), order, pid, timing):
+            return await self.lab.retrieve(pid)
 
-    async def _begin(self, kind: str, workflow_id: str, order: JobOrder, pid: str, timing: Mapping[str, float]) -> None:
-        await self.lab.temporal.start_workflow(
-            kind,
-            DatasetOrder(
-                pid=pid,
-                timing=order.timing.model_copy(update={"heartbeat_s": HEARTBEAT_S, **timing}),
-                packing=order.packing,
-                writing=order.writing,
-                limits=order.limits,
-            ),
-            id=workflow_id,
-            task_queue=queues.CONTROL,
+    def _begun(
+        self, kind: str, workflow_id: str, order: JobOrder, pid: str, timing: Mapping[str, float]
+    ) -> AbstractAsyncContextManager[None]:
+        own = DatasetOrder(
+            pid=pid,
+            timing=order.timing.model_copy(update={"heartbeat_s": HEARTBEAT_S, **timing}),
+            packing=order.packing,
+            writing=order.writing,
+            limits=order.limits,
         )
+        return self.lab.begun(kind, workflow_id, own)
 
     async def good(self, job_id: str, *, within_s: float = 60) -> None:
         """Wait until the job has ended well."""

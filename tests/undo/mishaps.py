@@ -4,7 +4,8 @@ The step itself is the real one: it fails before its work, or it works and is ca
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -18,6 +19,9 @@ from domain import names
 
 COMMIT = "commit"
 """The step with which the commit point is passed."""
+
+NO_NEWS = {"watch_datasets"}
+"""Polls that find nothing as long as all goes well."""
 
 _NEVER = timedelta(days=20_000)
 """A pause that ends after every deadline: a retry after it is one too many."""
@@ -94,16 +98,29 @@ class Strike:
             case Mishap.CANCELLED:
                 return await self._hold(body)
             case Mishap.TWICE:
-                await body()
-                result = await body()
+                with self._no_news():
+                    await body()
+                with self._no_news():
+                    result = await body()
                 self.reached.set()
                 return result
             case Mishap.LOST:
-                result = await body()
+                with self._no_news():
+                    result = await body()
                 if self.reached.is_set():
                     return result
                 self.reached.set()
                 raise ApplicationError("the answer is lost", type="TapeUnavailable", next_retry_delay=_SOON)
+
+    @contextmanager
+    def _no_news(self) -> Generator[None]:
+        """Of a poll that finds something only when all goes wrong, that there is nothing is an answer too."""
+        try:
+            yield
+        except ApplicationError:
+            if self.step in NO_NEWS:
+                self.reached.set()
+            raise
 
     async def _hold(self, body: Body) -> Any:
         """Work, and answer only when let go; a cancel comes first."""

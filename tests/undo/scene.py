@@ -17,11 +17,10 @@ from api.orders import job_order
 from clients.s3 import ObjectVersion
 from domain import names
 from domain.lifecycle import JobType, Phase
-from domain.orders import DatasetOrder, Subscriber, VerifyPolicy, Writing
+from domain.orders import DatasetOrder, VerifyPolicy, Writing
 from tests.lab import Lab, eventually, some_bytes
 from tests.undo.mishaps import Mishap, Mishaps, Seen, Strike
 from tests.undo.rows import End
-from workflows import queues
 
 FILES = {f"movie{n}.tif": some_bytes(3_000 + n, n) for n in range(3)}
 """Two datablocks."""
@@ -85,12 +84,12 @@ class Scene:
         of_job = strike.workflow_id == names.job_workflow(case.job)
         match strike.mishap:
             case Mishap.FAILS if of_job:
-                await eventually(lambda: _true(strike.attempts >= 3))
+                await eventually(lambda: _insists(strike, handle))
                 strike.released.set()
             case Mishap.FAILS:
-                phase = await in_phase(handle, Phase.PARKED, Phase.DONE)
+                parked = await parks(handle)
                 strike.released.set()
-                if phase == Phase.DONE:
+                if not parked:
                     return
                 await handle.signal("give_up")
                 progress = await handle.query("progress")
@@ -254,14 +253,24 @@ class Scene:
                 await self.lab.lts("POST", "/admin/evict", json={"path": path})
 
 
-async def in_phase(handle: WorkflowHandle[Any, Any], *phases: Phase) -> Phase:
-    """Wait until a dataset is in one of the phases, and say in which."""
+async def in_phase(handle: WorkflowHandle[Any, Any], phase: Phase) -> None:
+    """Wait until a dataset is in this phase."""
 
-    async def there() -> Phase | None:
-        phase = Phase((await handle.query("progress"))["phase"])
-        return phase if phase in phases else None
+    async def there() -> bool:
+        return (await handle.query("progress"))["phase"] == phase
 
-    return await eventually(there)
+    await eventually(there)
+
+
+async def parks(handle: WorkflowHandle[Any, Any]) -> bool:
+    """Wait until a dataset is parked, or has ended without; it says that it is done before its last step has failed."""
+
+    async def decided() -> str:
+        closed = (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING
+        phase = (await handle.query("progress"))["phase"]
+        return phase if closed or phase == Phase.PARKED else ""
+
+    return await eventually(decided) == Phase.PARKED
 
 
 async def ended(handle: WorkflowHandle[Any, Any]) -> None:
@@ -277,6 +286,11 @@ async def _is_to_be_cancelled(handle: WorkflowHandle[Any, Any], step: str) -> bo
     requested = PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
     pending = (await handle.describe()).raw_description.pending_activities
     return any(p.activity_type.name == step and p.state == requested for p in pending)
+
+
+async def _insists(strike: Strike, job: WorkflowHandle[Any, Any]) -> bool:
+    """It was tried again and again, or the job does not need it any more."""
+    return strike.attempts >= 3 or (await job.describe()).status is not WorkflowExecutionStatus.RUNNING
 
 
 async def _true(fact: bool) -> bool:
@@ -315,21 +329,15 @@ async def _archive(scene: Scene, case: Case) -> None:
 async def _with_proof(scene: Scene, case: Case) -> None:
     """The dataset is to be read back from tape."""
     order = job_order(scene.lab.stack.settings, "", JobType.ARCHIVE)
-    await scene.lab.temporal.start_workflow(
-        "ArchiveDataset",
-        DatasetOrder(
-            pid=case.pid,
-            timing=order.timing,
-            packing=order.packing,
-            writing=Writing(verify=VerifyPolicy.TAPE_READ_BACK),
-            limits=order.limits,
-        ),
-        id=names.archive_workflow(case.pid),
-        task_queue=queues.CONTROL,
-        start_signal="join",
-        start_signal_args=[Subscriber(job_id="nobody", n=0)],
+    proven = DatasetOrder(
+        pid=case.pid,
+        timing=order.timing,
+        packing=order.packing,
+        writing=Writing(verify=VerifyPolicy.TAPE_READ_BACK),
+        limits=order.limits,
     )
-    await scene.submit(case)
+    async with scene.lab.begun("ArchiveDataset", names.archive_workflow(case.pid), proven):
+        await scene.submit(case)
 
 
 async def _evict_for_ever(scene: Scene, case: Case) -> None:

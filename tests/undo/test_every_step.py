@@ -78,14 +78,14 @@ async def test_what_a_mishap_leaves_behind(scene: Scene) -> None:
     await try_all(scene, trials)
 
 
-async def parts(scene: Scene) -> list[tuple[Row, Story]]:
+async def parts(scene: Scene, *, worm: bool = False) -> list[tuple[Row, Story]]:
     """Every registered step, and the first story in which it has a part."""
     played = await asyncio.gather(*map(scene.play, STORIES.values()), return_exceptions=True)
     failed = {story: repr(case) for story, case in zip(STORIES, played, strict=True) if isinstance(case, BaseException)}
     assert not failed
     cases = [case for case in played if isinstance(case, Case)]
     for story, case in zip(STORIES.values(), cases, strict=True):
-        await scene.check(case, story.ends)
+        await scene.check(case, story.ends, worm=worm)
     found: list[tuple[Row, Story]] = []
     for row in await registered():
         for story, case in zip(STORIES.values(), cases, strict=True):
@@ -185,6 +185,5 @@ async def test_what_a_write_once_store_keeps_is_listed_and_adopted(scene: Scene)
 @pytest.mark.parametrize("mishap", [Mishap.FAILS, Mishap.CANCELLED])
 async def test_every_step_with_a_write_once_store(scene: Scene, mishap: Mishap) -> None:
     async with write_once(scene):
-        await try_all(
-            scene, [(row, mishap, story) for row, story in await parts(scene) if not row.retrieval], worm=True
-        )
+        trials = [(row, mishap, story) for row, story in await parts(scene, worm=True) if not row.retrieval]
+        await try_all(scene, trials, worm=True)
