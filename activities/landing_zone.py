@@ -157,7 +157,7 @@ class LandingZoneActivities:
         Called only after the commit point. May run any number of times: what is gone is gone. An upload that keeps room
         for the dataset hears of it.
         """
-        plan = await self._state.plan(order.pid, order.plan_digest)
+        plan = await self._state.plan(order.pid, order.plan_digest, pinned=True)
         prefix = names.raw_prefix(order.pid)
         archived = {
             prefix + member.path: Archived(member.size, member.etag, member.version_id)

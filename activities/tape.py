@@ -252,7 +252,7 @@ class TapeActivities:
             return WrittenBlock(finished=False, refused=_refusal(order, error))
 
     async def _write(self, order: WriteBlock) -> WrittenBlock:
-        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation, pinned=True)
         layout = await asyncio.to_thread(Layout, block)
         known = await self._state.journal(order.pid, order.plan_digest, block.stem)
         synced = min(len(known.chunks) * layout.chunk_bytes, layout.tar_bytes)

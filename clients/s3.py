@@ -181,6 +181,23 @@ class ObjectStore:
                 return await body.read()
         return None
 
+    async def get_unless(self, bucket: str, key: str, known: str) -> tuple[bytes | None, str]:
+        """Read a small object whole unless it still has a known ETag.
+
+        Returns:
+            (content, ETag); (None, `known`) if nothing has changed, (None, "") if there is no such object.
+        """
+        with _errors(f"reading {key!r} of bucket {bucket}"), _unless(*_NOT_FOUND):
+            with _unless("304", "NotModified"):
+                if known:
+                    answer = await self._s3.get_object(Bucket=bucket, Key=key, IfNoneMatch=known)
+                else:
+                    answer = await self._s3.get_object(Bucket=bucket, Key=key)
+                async with answer["Body"] as body:
+                    return await body.read(), answer["ETag"]
+            return None, known
+        return None, ""
+
     async def exists(self, bucket: str, key: str) -> bool:
         """Whether there is a current object."""
         return await self.head(bucket, key) is not None

@@ -19,6 +19,8 @@ from domain.outcome import DatasetOutcome
 from domain.planfile import DatasetPlan, dump_plan, load_plan, smallest_chunk_of
 
 _PLANS_KEPT = 2
+_MEMBERS_KEPT = 100_000
+"""So many plans stay in memory, and more of them if they are small."""
 
 
 class StateLost(InfrastructureError):
@@ -56,12 +58,23 @@ class Retrieved(Message):
         return s3_composite(bytes.fromhex(self.digest), -(-self.size // self.chunk_bytes))
 
 
+@dataclass(frozen=True, slots=True)
+class _KnownPlan:
+    plan: DatasetPlan
+    etag: str
+    """Of the object that it was read from; empty: it was written here."""
+
+    @property
+    def members(self) -> int:
+        return sum(len(block.members) for block in self.plan.blocks)
+
+
 class State:
     """Typed access to one bucket."""
 
     def __init__(self, objects: ObjectStore, bucket: str) -> None:
         self._objects, self._bucket = objects, bucket
-        self._plans: OrderedDict[tuple[str, str], DatasetPlan] = OrderedDict()
+        self._plans: OrderedDict[tuple[str, str], _KnownPlan] = OrderedDict()
         self._loading = asyncio.Lock()
 
     async def index(self, pid: str) -> StateIndex:
@@ -86,7 +99,7 @@ class State:
     async def put_plan(self, plan: DatasetPlan) -> None:
         """Keep a plan; one with the same digest pins the versions that are there now."""
         await self._put(names.plan_key(plan.pid, plan.digest), await asyncio.to_thread(dump_plan, plan))
-        self._plans.pop((plan.pid, plan.digest), None)
+        self._know(plan, "")
 
     async def chunk_settings(self, pid: str, digests: Iterable[str]) -> list[int]:
         """The chunk settings that existing plans were made with: they win over today's, so that work is found again."""
@@ -97,24 +110,42 @@ class State:
                 found.add(smallest_chunk_of(data[: data.index(b"\n")]))
         return sorted(found)
 
-    async def plan(self, pid: str, digest: str) -> DatasetPlan:
-        """A plan; the last few stay in memory, since each of a dataset's datablocks asks for the same one."""
-        async with self._loading:
-            cached = self._plans.get((pid, digest))
-            if cached is None:
-                data = await self._get(names.plan_key(pid, digest))
-                if data is None:
-                    raise StateLost(f"the plan {digest} of dataset {pid} is gone from the state bucket {self._bucket}")
-                cached = await asyncio.to_thread(load_plan, data)
-            self._plans[pid, digest] = cached
-            self._plans.move_to_end((pid, digest))
-            while len(self._plans) > _PLANS_KEPT:
-                self._plans.popitem(last=False)
-            return cached
+    async def plan(self, pid: str, digest: str, *, pinned: bool = False) -> DatasetPlan:
+        """A plan; some stay in memory, since each step of a dataset asks for the same one.
 
-    async def block(self, pid: str, digest: str, index: int, generation: int) -> BlockPlan:
-        """One datablock of a plan in the given generation."""
-        return (await self.plan(pid, digest)).blocks[index - 1].regenerated(generation)
+        Args:
+            pid: the dataset.
+            digest: says everything of the plan but the versions that it pins.
+            pinned: these matter: another worker may have planned anew meanwhile, so the bucket is asked.
+        """
+        if not pinned and (known := self._plans.get((pid, digest))):
+            self._plans.move_to_end((pid, digest))
+            return known.plan
+        async with self._loading:
+            known = self._plans.get((pid, digest))
+            if known and not pinned:
+                return known.plan
+            data, etag = await self._objects.get_unless(
+                self._bucket, names.plan_key(pid, digest), known.etag if known else ""
+            )
+            if data is not None:
+                # The old one first: a hundred thousand files are 50 MiB.
+                self._plans.pop((pid, digest), None)
+                return self._know(await asyncio.to_thread(load_plan, data), etag)
+            if known is None or not etag:
+                raise StateLost(f"the plan {digest} of dataset {pid} is gone from the state bucket {self._bucket}")
+            return self._know(known.plan, etag)
+
+    def _know(self, plan: DatasetPlan, etag: str) -> DatasetPlan:
+        self._plans[plan.pid, plan.digest] = _KnownPlan(plan, etag)
+        self._plans.move_to_end((plan.pid, plan.digest))
+        while len(self._plans) > _PLANS_KEPT and sum(known.members for known in self._plans.values()) > _MEMBERS_KEPT:
+            self._plans.popitem(last=False)
+        return plan
+
+    async def block(self, pid: str, digest: str, index: int, generation: int, *, pinned: bool = False) -> BlockPlan:
+        """One datablock of a plan in the given generation; `pinned` as of `plan`."""
+        return (await self.plan(pid, digest, pinned=pinned)).blocks[index - 1].regenerated(generation)
 
     async def put_manifest(self, pid: str, digest: str, stem: str, data: bytes) -> None:
         """Keep the manifest of a finished tar."""

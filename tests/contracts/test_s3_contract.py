@@ -146,6 +146,16 @@ async def test_an_absent_object_is_none(store: ObjectStore, bucket: str) -> None
     assert not await store.exists(bucket, "nothing")
 
 
+async def test_what_is_known_is_not_read_again(store: ObjectStore, bucket: str) -> None:
+    assert await store.get_unless(bucket, "a", "") == (None, "")
+    await store.put(bucket, "a", b"one")
+    content, etag = await store.get_unless(bucket, "a", "")
+    assert (content, bool(etag)) == (b"one", True)
+    assert await store.get_unless(bucket, "a", etag) == (None, etag)
+    await store.put(bucket, "a", b"two")
+    assert (await store.get_unless(bucket, "a", etag))[0] == b"two"
+
+
 async def test_put_only_if_absent_leaves_what_is_there(store: ObjectStore, bucket: str) -> None:
     assert await store.put(bucket, "journal", b"first", only_if_absent=True)
     assert not await store.put(bucket, "journal", b"second", only_if_absent=True)
