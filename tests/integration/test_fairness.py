@@ -98,7 +98,7 @@ async def test_every_step_says_how_urgent_it_is_and_for_which_group() -> None:
         assert archive.pop("started") == (Urgency.ARCHIVE, "")
         # What is not read back at once has to be recalled for it.
         assert archive.pop("verify_block") == (Urgency.RETRIEVE, "group A")
-        assert archive.keys() >= {"plan_dataset", "open_block", "write_block", "await_tape"}
+        assert archive.keys() >= {"plan_dataset", "write_block", "await_tape"}
         assert set(archive.values()) == {(Urgency.ARCHIVE, "group A")}
 
         retrieve = await priorities(stage, "retrieve-dataset/b")

@@ -85,7 +85,7 @@ async def test_an_error_of_the_user_ends_it_at_once_and_leaves_nothing(real: Sta
 async def test_an_error_of_ours_parks_it_and_a_week_later_ends_it_and_leaves_nothing(slow: Stage) -> None:
     for step in STEPS:
         slow.world.fail(f"{step}:{step}")
-        found(slow, step, blocks=1)
+        found(slow, step)
     datasets = {step: await slow.join(step, "1") for step in STEPS}
 
     for step, dataset in datasets.items():

@@ -53,7 +53,7 @@ class Stores:
 
     deleted: list[str] = field(default_factory=list[str])
 
-    async def plan(self, pid: str, digest: str) -> DatasetPlan:
+    async def plan(self, pid: str, digest: str, *, pinned: bool) -> DatasetPlan:
         return DatasetPlan(
             pid=pid,
             blocks=(),

@@ -77,7 +77,7 @@ class Records:
         self.segments: dict[int, bytes] = {}
         self.data: bytes | None = None
 
-    async def block(self, *_: object) -> BlockPlan:
+    async def block(self, *_: object, pinned: bool = False) -> BlockPlan:
         return PLAN
 
     async def journal(self, *_: object) -> Journal:
