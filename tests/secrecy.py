@@ -11,7 +11,7 @@ from pathlib import Path
 
 SHAPES = {
     "a presigned URL": rb"x-amz-(signature|credential|security-token)",
-    "a token's answer": rb"(access|refresh|id)_token",
+    "a token's answer": rb"(access|refresh|id)_token[\\\\\"']*(\s*[:=]\s*|%3d)[\\\\\"']*[a-z0-9._~+/-]{12}",
     "a header with credentials": rb"authorization\W{1,5}(basic|bearer|aws4)",
     "a bearer token": rb"bearer [a-z0-9._~+/-]{20}",
     "Basic credentials": rb"basic [a-z0-9+/]{12}",

@@ -1,33 +1,24 @@
 """Whole uploads through the API on a whole stack: SciCat calls us back, the archive frees, an abort sweeps."""
 
 import asyncio
-import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 from domain import names
 from domain.progress import UploadProgress
 from domain.reservations import GIB
-from tests.integration.test_uploading import scicat_token, traded
+from tests.ingestor import Ingestor
 from tests.lab import DATASET, Lab, eventually, some_bytes
 
 FILES = {"movie 1.tif": some_bytes(70_000), "sub/é+%20.txt": b"text"}
 
 
-@dataclass
-class Uploader:
-    """A client of the upload routes, as the Ingestor is one."""
+class Uploader(Ingestor):
+    """One that looks into the stores, too."""
 
     lab: Lab
-    headers: dict[str, str]
-
-    async def post(self, path: str, **body: Any) -> httpx.Response:
-        """Call `/s3/…`."""
-        return await self.lab.api("POST", f"/s3/{path}", json=body, headers=self.headers, auth=None)
 
     async def dataset(self, files: Mapping[str, bytes]) -> str:
         """Register a dataset whose files are still to come."""
@@ -41,33 +32,14 @@ class Uploader:
         await self.lab.user.add_files(pid, entries, algorithm="sha256")
         return pid
 
-    async def put(self, pid: str, path: str, content: bytes) -> None:
-        """Ask for a URL and use it."""
-        answer = await self.post("presignedUrls", dataset_id=pid, object_name=names.raw_key(pid, path), parts=1)
-        assert answer.status_code == 201, answer.text
-        url = base64.b64decode(answer.json()["urls"][0]).decode()
-        put = await self.lab.http.put(url, content=content)
-        assert put.is_success, put.text
-
     async def uploaded(self, files: Mapping[str, bytes]) -> str:
         """A dataset that is uploaded and not finalized."""
         pid = await self.dataset(files)
         answer = await self.post("requestDatasetUpload", dataset_id=pid, dataset_size_gib=0)
         assert answer.status_code == 201, answer.text
         for path, content in files.items():
-            await self.put(pid, path, content)
+            await self.upload(pid, path, content)
         return pid
-
-    async def finalize(self, pid: str, *, archive: bool = True) -> httpx.Response:
-        """Say that all is there."""
-        return await self.post(
-            "finalizeDatasetUpload",
-            dataset_id=pid,
-            create_archiving_job=archive,
-            owner_group="group1",
-            owner_user="alice",
-            contact_email="alice@example.org",
-        )
 
     async def jobs(self, pid: str) -> list[dict[str, Any]]:
         """SciCat's jobs with the dataset."""
@@ -89,8 +61,9 @@ class Uploader:
 
 @pytest.fixture
 async def uploader(lab: Lab) -> Uploader:
-    answer = await traded(lab, await scicat_token(lab, "alice"))
-    return Uploader(lab, {"Authorization": f"Bearer {answer.json()['access_token']}"})
+    uploader = await Uploader.alice(lab)
+    uploader.lab = lab
+    return uploader
 
 
 async def test_a_finalized_dataset_is_archived_by_a_job_that_scicat_tells_us_of_while_we_wait_for_it(
@@ -165,7 +138,7 @@ async def test_an_abort_leaves_no_version_and_no_open_upload_of_the_dataset_and_
     uploader: Uploader, lab: Lab
 ) -> None:
     pid = await uploader.uploaded(FILES)
-    await uploader.put(pid, "movie 1.tif", b"another version")
+    await uploader.upload(pid, "movie 1.tif", b"another version")
     await uploader.post("presignedUrls", dataset_id=pid, object_name=names.raw_key(pid, "large.tif"), parts=2)
     sibling = names.raw_key(f"{pid}d", "file")
     await lab.objects.put(lab.landing, sibling, b"of another dataset")

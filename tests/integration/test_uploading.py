@@ -1,13 +1,10 @@
 """Files on their way in, as the Ingestor sends them: SciCat's token, the provider's, URLs, parts, completion."""
 
 import asyncio
-import base64
-import hashlib
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -17,66 +14,11 @@ from cli import stack_environment
 from cli.stack import Stack
 from domain import names
 from tests.fakes.processes import ServerProcess, free_port
+from tests.ingestor import Ingestor, scicat_token, traded
 from tests.lab import Lab, some_bytes
 
 MIB = 2**20
 CHUNK = 5 * MIB
-
-
-def digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-class Uploader:
-    """A client that knows no more than the contract, and takes any other status for the end."""
-
-    def __init__(self, http: httpx.AsyncClient, api: str, token: str) -> None:
-        self._http, self._api, self._token = http, api, token
-
-    async def ask(self, path: str, **body: Any) -> Any:
-        """One call; 201 or nothing."""
-        headers = {"Authorization": f"Bearer {self._token}"}
-        answer = await self._http.post(self._api + path, json=body, headers=headers)
-        assert answer.status_code == 201, (path, answer.status_code, answer.text)
-        return answer.json()
-
-    async def put(self, url: str, data: bytes, sum_b64: str) -> str:
-        """One part; its ETag."""
-        sent = {"x-amz-checksum-sha256": sum_b64, "Content-Type": "application/json"}
-        answer = await self._http.put(base64.b64decode(url).decode(), content=data, headers=sent)
-        assert answer.status_code == 200, answer.text
-        return answer.headers["ETag"].strip('"')
-
-    async def upload(self, pid: str, path: str, *parts: bytes) -> None:
-        """A file, in parts."""
-        named = {"dataset_id": pid, "object_name": names.raw_key(pid, path)}
-        begun = await self.ask("/s3/presignedUrls", **named, parts=len(parts))
-        digests = [digest(part) for part in parts]
-        etags = await asyncio.gather(
-            *(self.put(url, part, b64(sum_)) for url, part, sum_ in zip(begun["urls"], parts, digests, strict=True))
-        )
-        done = [
-            {"part_number": number, "etag": etag, "checksum_sha256": b64(sum_)}
-            for number, (etag, sum_) in enumerate(zip(etags, digests, strict=True), 1)
-        ]
-        whole = b64(digest(b"".join(digests)))
-        said = await self.ask(
-            "/s3/completeUpload", **named, upload_id=begun["upload_id"], parts=done, checksum_sha256=whole
-        )
-        assert said["key"] == named["object_name"]
-
-
-async def scicat_token(lab: Lab, name: str, password: str = "") -> str:
-    login = await lab.scicat("POST", "/api/v3/auth/login", json={"username": name, "password": password or name})
-    return login.json()["access_token"]
-
-
-async def traded(lab: Lab, token: str) -> httpx.Response:
-    return await lab.api("POST", "/token", auth=None, headers={"Authorization": f"Bearer {token}"})
 
 
 @pytest.fixture
@@ -87,8 +29,8 @@ async def token(lab: Lab) -> str:
 
 
 @pytest.fixture
-def uploader(lab: Lab, token: str) -> Uploader:
-    return Uploader(lab.http, f"http://127.0.0.1:{lab.stack.ports.api}", token)
+def uploader(lab: Lab, token: str) -> Ingestor:
+    return Ingestor(lab.http, f"http://127.0.0.1:{lab.stack.ports.api}", token)
 
 
 async def test_a_token_of_scicats_becomes_one_that_can_be_renewed(lab: Lab) -> None:
@@ -104,7 +46,7 @@ async def test_a_token_of_scicats_becomes_one_that_can_be_renewed(lab: Lab) -> N
     assert (await traded(lab, "nonsense")).status_code == 401
 
 
-async def test_files_of_any_size_and_name_arrive(lab: Lab, uploader: Uploader) -> None:
+async def test_files_of_any_size_and_name_arrive(lab: Lab, uploader: Ingestor) -> None:
     pid = f"20.500.11935/{uuid4()}"
     files = {
         "empty": (b"",),
@@ -116,17 +58,17 @@ async def test_files_of_any_size_and_name_arrive(lab: Lab, uploader: Uploader) -
         assert await lab.objects.get(lab.landing, names.raw_key(pid, path)) == b"".join(parts)
 
 
-async def test_an_upload_that_is_given_up_leaves_nothing(lab: Lab, uploader: Uploader) -> None:
+async def test_an_upload_that_is_given_up_leaves_nothing(lab: Lab, uploader: Ingestor) -> None:
     pid = f"20.500.11935/{uuid4()}"
     key = names.raw_key(pid, "a")
-    begun = await uploader.ask("/s3/presignedUrls", dataset_id=pid, object_name=key, parts=2)
-    await uploader.put(begun["urls"][0], b"x", b64(digest(b"x")))
+    begun = await uploader.ask("presignedUrls", dataset_id=pid, object_name=key, parts=2)
+    await uploader.put(begun["urls"][0], b"x")
     for _ in range(2):
-        await uploader.ask("/s3/abortMultipartUpload", dataset_id="", object_name=key, upload_id=begun["upload_id"])
+        await uploader.ask("abortMultipartUpload", dataset_id="", object_name=key, upload_id=begun["upload_id"])
     assert await lab.objects.open_uploads(lab.landing, names.raw_prefix(pid)) == []
 
 
-async def test_uploads_go_on_while_scicat_and_the_provider_are_away(lab: Lab, uploader: Uploader) -> None:
+async def test_uploads_go_on_while_scicat_and_the_provider_are_away(lab: Lab, uploader: Ingestor) -> None:
     pid, alices = f"20.500.11935/{uuid4()}", await scicat_token(lab, "alice")
     await uploader.upload(pid, "before", b"x")
     for away in ("scicat", "idp"):
@@ -174,7 +116,7 @@ async def sessions(lab: Lab, server: ServerProcess, token: str, count: int) -> l
     """Upload 5 MiB in as many sessions at once, every other one in two parts; the samples of the loop's lag."""
     pid, data, tail = f"20.500.11935/{uuid4()}", some_bytes(CHUNK), b"tail"
     async with many_connections() as http:
-        uploader = Uploader(http, server.url, token)
+        uploader = Ingestor(http, server.url, token)
         await http.get(f"{server.url}/lag")
         parts = ((data,), (data, tail))
         await asyncio.gather(*(uploader.upload(pid, f"{n:03d}", *parts[n % 2]) for n in range(count)))
@@ -206,10 +148,10 @@ async def test_ten_thousand_urls_do_not_hold_the_event_loop(lab: Lab, metered: S
     pid = f"20.500.11935/{uuid4()}"
     named = {"dataset_id": pid, "object_name": names.raw_key(pid, "a")}
     async with many_connections() as http:
-        uploader = Uploader(http, metered.url, token)
+        uploader = Ingestor(http, metered.url, token)
         await http.get(f"{metered.url}/lag")
-        begun = await asyncio.gather(*(uploader.ask("/s3/presignedUrls", **named, parts=10_000) for _ in range(4)))
+        begun = await asyncio.gather(*(uploader.ask("presignedUrls", **named, parts=10_000) for _ in range(4)))
         lags = (await http.get(f"{metered.url}/lag")).json()
         for each in begun:
-            await uploader.ask("/s3/abortMultipartUpload", **named, upload_id=each["upload_id"])
+            await uploader.ask("abortMultipartUpload", **named, upload_id=each["upload_id"])
     assert lags[len(lags) * 99 // 100] < 0.1, f"{len(lags)} samples, the worst {lags[-5:]}"

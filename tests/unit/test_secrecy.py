@@ -24,6 +24,9 @@ def b64(text: str) -> str:
         (URL.replace("&", "\\u0026"), "a presigned URL"),
         (f"b/k?X-Amz-Credential%3D{WORD}", "a presigned URL"),
         (json.dumps({"access_token": WORD}), "a token's answer"),
+        (json.dumps(json.dumps({"access_token": WORD})), "a token's answer"),
+        (f"IssuedToken(refresh_token='{WORD}')", "a token's answer"),
+        (f"grant_type=refresh_token&refresh_token={WORD}", "a token's answer"),
         ("{'Authorization': 'Basic abc'}", "a header with credentials"),
         (f"authorization: Bearer {WORD}", "a header with credentials"),
         (f"Bearer {JWT}", "a bearer token"),
@@ -56,4 +59,5 @@ def test_known_values_are_found(tmp_path: Path) -> None:
 
 def test_what_is_no_secret_is_not_found() -> None:
     plain = "20.500.11935/0d4c is archived; sha256 9f86d081884c7d659a2feaa0c55ad015; http://127.0.0.1:9000/retrieval/k"
+    plain += ' {"access_token": {"type": "string"}, "required": ["access_token", "refresh_token"]}'
     assert Secrets({}).found_in(f"{plain} {b64(plain)}") == set()
