@@ -19,6 +19,7 @@ from cli import demo, ingest
 from cli.catalogue import UserCatalogue
 from cli.client import Connection
 from cli.following import ArchiverApi
+from clients.idp import IdentityProvider
 from clients.lts.http import HttpLongTermStore
 from clients.lts.http_put import HttpPutStore
 from clients.s3 import ObjectStore
@@ -82,6 +83,11 @@ Dial = Callable[[Listener, Path | None], Awaitable[object]]
 async def scicat(there: Listener, ca_file: Path | None) -> None:
     client = Catalogue(endpoint=there.url, username="u", password="p", ca_file=ca_file)
     await client.job("x")
+
+
+async def identity_provider(there: Listener, ca_file: Path | None) -> None:
+    client = IdentityProvider(url=there.url, realm="r", audience="a", algorithm="RS256", client_id="c", ca_file=ca_file)
+    await client.service_token()
 
 
 async def scicats_health(there: Listener, ca_file: Path | None) -> None:
@@ -156,7 +162,7 @@ async def user_of_the_library(there: Listener, _: Path | None) -> None:
 
 
 DIALS: list[Dial] = [
-    *(scicat, scicats_health, lts, lts_bulk, lts_put, s3, s3_bulk, s3_small, temporal),
+    *(scicat, scicats_health, identity_provider, lts, lts_bulk, lts_put, s3, s3_bulk, s3_small, temporal),
     *(user_of_scicat, user_of_the_api, user_of_s3, user_of_the_library),
 ]
 
