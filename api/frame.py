@@ -1,6 +1,14 @@
-"""What is settled before a request meets a route: the path's form and the body's size."""
+"""What is settled before a request meets a route: the path's form, the body's size, and who may send one."""
 
-from fastapi import HTTPException
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY_LIMIT_BYTES = 4 * 2**20
@@ -47,3 +55,32 @@ class BodyLimit:
             return message
 
         await self._app(scope, limited, send)
+
+
+class Guarded(APIRoute):
+    """A route that asks for credentials first, though FastAPI reads the body before anything else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Whoever sends what cannot be read hears of that only if he may send something."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (RequestValidationError, HTTPException) as error:
+                if _is_of_the_body(error):
+                    with suppress(RequestValidationError):  # let in; the body is missing now
+                        await handle(Request(request.scope, _nothing))
+                raise
+
+        return guarded
+
+
+def _is_of_the_body(error: RequestValidationError | HTTPException) -> bool:
+    if isinstance(error, HTTPException):
+        return error.status_code == 400
+    return any(each["type"] == "json_invalid" for each in error.errors())
+
+
+async def _nothing() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}

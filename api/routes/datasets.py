@@ -5,15 +5,22 @@ from fastapi import APIRouter, Depends, HTTPException
 from api.auth import operator_account, operator_verbs
 from api.dependencies import GatewayDep
 from api.errors import RESPONSES, UNKNOWN, VERB_RESPONSES, Refused
+from api.frame import Guarded
 from api.models import SteerDataset
 from domain.errors import DatasetError
 from domain.pid import check_pid
 from domain.progress import DatasetProgress
 from domain.steering import Steered, Verb
 
-router = APIRouter(prefix="/archiver/datasets", tags=["operators"], dependencies=[Depends(operator_account)])
+router = APIRouter(
+    route_class=Guarded, prefix="/archiver/datasets", tags=["operators"], dependencies=[Depends(operator_account)]
+)
 verbs = APIRouter(
-    prefix="/archiver/datasets", tags=["operators"], dependencies=[Depends(operator_verbs)], responses=VERB_RESPONSES
+    route_class=Guarded,
+    prefix="/archiver/datasets",
+    tags=["operators"],
+    dependencies=[Depends(operator_verbs)],
+    responses=VERB_RESPONSES,
 )
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from api.auth import job_account, operator_account, operator_verbs
 from api.dependencies import GatewayDep, ServicesDep, SettingsDep
 from api.errors import RESPONSES, UNKNOWN, VERB_RESPONSES, Refused
+from api.frame import Guarded
 from api.gateway import NoSuchPage, OtherType
 from api.models import CreateJob, JobStarted
 from api.orders import job_order
@@ -19,10 +20,16 @@ from domain.lifecycle import JobStatus, JobType, Phase
 from domain.progress import JobDatasetProgress, JobProgress
 from domain.steering import JobList, Steered, Verb
 
-router = APIRouter(prefix="/archiver", tags=["archiver"])
-operators = APIRouter(prefix="/archiver/jobs", tags=["operators"], dependencies=[Depends(operator_account)])
+router = APIRouter(route_class=Guarded, prefix="/archiver", tags=["archiver"])
+operators = APIRouter(
+    route_class=Guarded, prefix="/archiver/jobs", tags=["operators"], dependencies=[Depends(operator_account)]
+)
 verbs = APIRouter(
-    prefix="/archiver/jobs", tags=["operators"], dependencies=[Depends(operator_verbs)], responses=VERB_RESPONSES
+    route_class=Guarded,
+    prefix="/archiver/jobs",
+    tags=["operators"],
+    dependencies=[Depends(operator_verbs)],
+    responses=VERB_RESPONSES,
 )
 
 _OUTCOMES_WITHIN_S = 5.0

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from api.auth import uploader
 from api.dependencies import ServicesDep
 from api.errors import RESPONSES
+from api.frame import Guarded
 from api.models import AbortedUpload, AbortUpload, CompletedUpload, CompleteUpload, PresignedUrl, PresignedUrls
 
 _DATASET, _OBJECT = "$request.body#/dataset_id", "$request.body#/object_name"
@@ -21,7 +22,7 @@ _LINKS: dict[int | str, dict[str, Any]] = {
     }
 }
 
-router = APIRouter(prefix="/s3", tags=["uploads"], dependencies=[Depends(uploader)])
+router = APIRouter(route_class=Guarded, prefix="/s3", tags=["uploads"], dependencies=[Depends(uploader)])
 
 
 @router.post("/presignedUrls", status_code=201, responses=RESPONSES | _LINKS, operation_id="presignedUrls")

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from api.auth import uploader
 from api.dependencies import ServicesDep
 from api.errors import RESPONSES
+from api.frame import Guarded
 from api.models import (
     AbortDatasetUpload,
     DatasetUploadDone,
@@ -18,7 +19,7 @@ from api.models import (
 )
 from domain.uploads import FinalizeUpload
 
-router = APIRouter(prefix="/s3", tags=["uploads"], dependencies=[Depends(uploader)])
+router = APIRouter(route_class=Guarded, prefix="/s3", tags=["uploads"], dependencies=[Depends(uploader)])
 
 _FULL: dict[int | str, dict[str, Any]] = {507: {"model": NoRoom, "description": "There is no room for it now"}}
 

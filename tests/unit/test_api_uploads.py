@@ -106,12 +106,15 @@ HEADERS = [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic c2NpY2F0OnBhc3M
 async def test_whoever_has_no_token_is_refused_by_the_schemes_name_alone(
     app: FastAPI, front: Front, path: str, header: str | None
 ) -> None:
-    headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
+    headers: dict[str, Any] = {} if header is None else {"Authorization": header.encode("latin-1")}
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as http:
         answer = await http.post(path, json=(BODIES | WHOLE).get(path), headers=headers)
-        unread = await http.post(path, json={}, headers=headers)
-    for refused in (answer, unread):
+        unread = [
+            await http.post(path, content=body, headers=headers | {"Content-Type": "application/json"})
+            for body in (b"", b"{}", b"{", b"\xff", bytes(LIMIT + 1))
+        ]
+    for refused in (answer, *unread):
         assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
         assert refused.json().keys() == {"detail"}
         assert isinstance(refused.json()["detail"], str)
