@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import client, datablock, demo, local, orphans, services, steering
+from cli import client, datablock, demo, local, orphans, services, steering, upload
 
 app = typer.Typer(
     name="scopemarchiver",
@@ -14,6 +14,7 @@ app = typer.Typer(
 services.register(app)
 local.register(app)
 client.register(app)
+upload.register(app)
 steering.register(app)
 orphans.register(app)
 datablock.register(app)

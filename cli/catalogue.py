@@ -41,14 +41,21 @@ class UserCatalogue:
         url: SciCat's address with the API prefix, e.g. `http://127.0.0.1:3000/api/v3`.
         user: name of a local SciCat account.
         password: its password.
+        token: one of SciCat's, of somebody who logged in elsewhere; then name and password may be empty.
         transport: replaces the network in tests.
     """
 
     def __init__(
-        self, url: str, user: str, password: str, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        user: str,
+        password: str,
+        *,
+        token: str = "",
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._user, self._password = user, password
-        self._token = ""
+        self._token = token
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/") + "/",
             timeout=TIMEOUT_S,
@@ -65,6 +72,21 @@ class UserCatalogue:
     ) -> None:
         await self._http.aclose()
 
+    async def token(self, *, fresh: bool = False) -> str:
+        """SciCat's token, for others who ask SciCat whom it belongs to; `fresh`: logged in for now if we can.
+
+        Raises:
+            OutOfReach, Refused: the login fails.
+        """
+        if not self._token or (fresh and self._password):
+            self._token = await self._log_in()
+        return self._token
+
+    async def user_name(self) -> str:
+        """Name of the user's account."""
+        profile = cast(Document, (await self._call("GET", "users/my/identity")).get("profile") or {})
+        return str(profile.get("username") or self._user)
+
     async def who_am_i(self) -> tuple[str, list[str]]:
         """E-mail address and groups of the user."""
         profile = cast(Document, (await self._call("GET", "users/my/identity")).get("profile") or {})
@@ -78,6 +100,13 @@ class UserCatalogue:
         """Register files (at most some 20,000: SciCat's limit is 16 MB a body) as one original datablock."""
         block = {"size": sum(int(f["size"]) for f in files), "chkAlg": algorithm, "dataFileList": list(files)}
         await self._call("POST", f"datasets/{_segment(pid)}/origdatablocks", block)
+
+    async def files(self, pid: str) -> dict[str, int]:
+        """Size in bytes of each file that is registered for a dataset, by path."""
+        blocks = cast("list[Document]", await self._send("GET", f"datasets/{_segment(pid)}/origdatablocks"))
+        entries = [entry for block in blocks for entry in block.get("dataFileList") or ()]
+        # the Ingestor lists folders beside the files in them
+        return {str(e["path"]): int(e["size"]) for e in entries if not str(e.get("perm", "")).startswith("d")}
 
     async def set_lifecycle(self, pid: str, fields: Mapping[str, Any]) -> None:
         """Change these fields of a dataset's life cycle and no other."""
@@ -123,14 +152,18 @@ class UserCatalogue:
         if fresh:
             self._token = await self._log_in()
         answer = await self._request(method, path, body)
-        if answer.status_code in (401, 403) and not fresh:
+        if answer.status_code in (401, 403) and not fresh and self._password:
             # an expired token is a 403 too; the one try with a fresh token tells
             self._token = await self._log_in()
             answer = await self._request(method, path, body)
+        if answer.status_code == 401 and not self._password:
+            raise OutOfReach("SciCat does not take the token in SCICAT_TOKEN: log in there and copy a fresh one")
         return _content(answer, f"{method} {path}")
 
     async def _log_in(self) -> str:
         self._token = ""
+        if not self._user:
+            raise OutOfReach("SciCat wants to know who you are: set SCICAT_USER and SCICAT_PASSWORD, or SCICAT_TOKEN")
         answer = await self._request("POST", "auth/login", {"username": self._user, "password": self._password})
         if answer.status_code == 401:
             raise OutOfReach(f"SciCat does not know the user {self._user!r} with this password")

@@ -68,6 +68,8 @@ class Connection:
     """With the API prefix, e.g. `http://127.0.0.1:3000/api/v3`."""
     scicat_user: str = ""
     scicat_password: str = field(default="", repr=False)
+    scicat_token: str = field(default="", repr=False)
+    """Instead of name and password."""
     s3_url: str
     s3_key: str = field(default="", repr=False)
     s3_secret: str = field(default="", repr=False)
@@ -88,7 +90,7 @@ class Connection:
 
     def catalogue(self) -> UserCatalogue:
         """SciCat as this user."""
-        return UserCatalogue(self.scicat_url, self.scicat_user, self.scicat_password)
+        return UserCatalogue(self.scicat_url, self.scicat_user, self.scicat_password, token=self.scicat_token)
 
     def api(self) -> ArchiverApi:
         """The archiver's API."""
@@ -123,6 +125,7 @@ def connect(
         "SCICAT_ENDPOINT": {
             "scicat_user": "SCICAT_USER",
             "scicat_password": "SCICAT_PASSWORD",
+            "scicat_token": "SCICAT_TOKEN",
         },
         "S3_ENDPOINT": {
             "s3_key": "S3_USER",
@@ -145,6 +148,8 @@ def connect(
         else:
             raise OutOfReach(f"no local stack is running here (start one with `make up`), and {endpoint} is not set")
         values |= {name: environment[variable] for name, variable in fields.items() if environment.get(variable)}
+    if values.get("scicat_token"):  # it says who one is
+        values |= {"scicat_user": "", "scicat_password": ""}
     if environment.get("SCICAT_ENDPOINT"):
         values["scicat_url"] += environment.get("SCICAT_API_PREFIX", "/api/v3")
     if stack is not None:

@@ -111,7 +111,7 @@ class ArchiverApi:
         if answer.status_code == 404:
             raise Refused("the archiver does not know it", status=404)
         if answer.status_code in (409, 422):
-            raise Refused(_reasons(answer), status=answer.status_code)
+            raise Refused(reasons(answer), status=answer.status_code)
         if answer.status_code in (401, 403):
             raise OutOfReach(
                 "the archiver's API does not let us in (OPERATOR_USERNAME and OPERATOR_PASSWORD, "
@@ -122,7 +122,7 @@ class ArchiverApi:
         return cast(Document, answer.json())
 
 
-def _reasons(answer: httpx.Response) -> str:
+def reasons(answer: httpx.Response) -> str:
     """What a 409 (a sentence) or a 422 (a list of reasons) says."""
     detail: str | list[Document] = answer.json().get("detail", "")
     return detail if isinstance(detail, str) else "; ".join(str(reason.get("msg", "")) for reason in detail)

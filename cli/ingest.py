@@ -231,7 +231,7 @@ async def ingest(
         digests = await _upload(s3, zone.bucket, pid, inventory.files, on_file)
     for start in range(0, len(inventory.files), FILES_PER_BLOCK):
         files = inventory.files[start : start + FILES_PER_BLOCK]
-        await catalogue.add_files(pid, [_entry(file, digests[file.path]) for file in files], algorithm="sha256")
+        await catalogue.add_files(pid, [file_entry(file, digests[file.path]) for file in files], algorithm="sha256")
     await catalogue.set_lifecycle(pid, {"archivable": True, "archiveStatusMessage": "datasetCreated"})
     return pid
 
@@ -330,13 +330,13 @@ async def _put(s3: "S3Client", bucket: str, key: str, file: SourceFile, large: a
         digest = await asyncio.to_thread(_digest, file)
         with file.source.open("rb", buffering=0) as content, s3_errors(s3.meta.endpoint_url):
             await s3.upload_fileobj(content, bucket, key, ExtraArgs={"ChecksumAlgorithm": "SHA256"}, Config=settings)
-        await asyncio.to_thread(_check_unchanged, file)
+        await asyncio.to_thread(check_unchanged, file)
         return digest.hex()
 
 
 def _read(file: SourceFile) -> tuple[bytes, bytes]:
     content = file.source.read_bytes()
-    _check_unchanged(file)
+    check_unchanged(file)
     return content, hashlib.sha256(content).digest()
 
 
@@ -345,14 +345,19 @@ def _digest(file: SourceFile) -> bytes:
         return hashlib.file_digest(content, "sha256").digest()
 
 
-def _check_unchanged(file: SourceFile) -> None:
+def check_unchanged(file: SourceFile) -> None:
+    """Do nothing if the file is as it was when it was found.
+
+    Raises:
+        Refused: it has another size or time.
+    """
     facts = file.source.stat()
     if (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
         raise Refused(f"{shown(file.path)} changed while it was being uploaded", status=409)
 
 
-def _entry(file: SourceFile, digest: str) -> dict[str, Any]:
-    """One entry of `dataFileList`; SciCat keeps times to the millisecond."""
+def file_entry(file: SourceFile, digest: str) -> dict[str, Any]:
+    """One entry of `dataFileList`, with the sha256 in hex; SciCat keeps times to the millisecond."""
     return {
         "path": file.path,
         "size": file.size,

@@ -217,5 +217,8 @@ DATASET_ERRORS = frozenset(_tree(DatasetError))
 JOB_ERRORS = frozenset(_tree(JobError))
 """Names of all errors that end a job as a whole."""
 
+INFRASTRUCTURE_ERRORS = frozenset(_tree(InfrastructureError))
+"""Names of all errors that may pass by themselves."""
+
 NEVER_RETRIED = sorted(DATASET_ERRORS | JOB_ERRORS)
 """What goes into Temporal's `non_retryable_error_types`."""

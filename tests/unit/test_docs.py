@@ -40,7 +40,8 @@ VARIABLES = {
     *(f"MOCK_IDP_{name.upper()}" for name in IdpConfig.__dataclass_fields__),
     *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN"),  # cli/binaries.py
     *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
-    "API_ENDPOINT",  # cli/client.py
+    *("API_ENDPOINT", "SCICAT_TOKEN"),  # cli/client.py
+    "XDG_CACHE_HOME",  # cli/binaries.py
     *("DOWNLOAD_FOLDER", "EXTRACTION_FOLDER"),  # domain/downloadscript.py
 }
 """What may be set in the environment."""
