@@ -388,6 +388,7 @@ async def crowded(site: Site) -> AsyncGenerator[None]:
     await site.lab.lts("POST", "/admin/evict", json={})
 
 
+@pytest.mark.long
 @pytest.mark.fault("the cache is wanted by others while a copy runs", "pins are renewed; nothing is recalled twice")
 async def test_a_pin_outlasts_the_copy(site: Site) -> None:
     pid, [path] = await on_tape_only(site, {"movie.tif": some_bytes(9_000_000)})

@@ -27,6 +27,7 @@ async def archived(site: Site) -> tuple[str, str, int]:
     return pid, path, size
 
 
+@pytest.mark.long
 @pytest.mark.fault(
     "a worker is killed in the midst of a retrieval", "delivered parts are not read again; no pin is left"
 )

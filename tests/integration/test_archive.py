@@ -4,6 +4,8 @@ import asyncio
 import io
 import tarfile
 
+import pytest
+
 from domain import names
 from tests.lab import Lab, eventually, some_bytes
 
@@ -99,8 +101,9 @@ async def test_the_same_job_posted_twice_is_one_run(lab: Lab) -> None:
     assert len({answer.text for answer in answers}) == 1
 
 
+@pytest.mark.long
 async def test_a_killed_worker_loses_at_most_a_chunk(lab: Lab) -> None:
-    """The bar of the issue: kill -9 in the middle of a copy, a new worker, identical bytes."""
+    """kill -9 in the middle of a copy, a new worker, identical bytes."""
     files = {f"part{n}.bin": some_bytes(11_000_000, n) for n in range(4)}
     await lab.lts("POST", "/admin/faults", json={"kind": "slow", "direction": "in", "bytes_per_s": 8e6})
     try:

@@ -154,6 +154,7 @@ async def test_a_share_is_waited_for_archives_goes_on_after_a_kill_and_retrieves
             assert await site.lab.unpacked(pid) == FILES
 
 
+@pytest.mark.long
 async def test_a_store_without_tus_archives_begins_anew_after_a_kill_and_retrieves(site: Site) -> None:
     pid = await site.lab.dataset(FILES)
     async with Workers(site, {"LTS_WRITE": "put"}) as workers:

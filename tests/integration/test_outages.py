@@ -96,6 +96,7 @@ async def assert_archived(lab: Lab, job_id: str, pid: str) -> None:
     assert await lab.unpacked(pid) == FILES
 
 
+@pytest.mark.long
 @pytest.mark.fault("SciCat, MinIO and the LTS are down when a job starts", "named and waited for")
 async def test_what_is_down_at_the_start_is_named_and_waited_for(lab: Lab) -> None:
     pid = await lab.dataset(FILES)

@@ -82,6 +82,7 @@ async def test_an_error_of_the_user_ends_it_at_once_and_leaves_nothing(real: Sta
         assert real.world.calls[f"{step}:{step}"] <= 2, "a user's error is not retried"
 
 
+@pytest.mark.long
 async def test_an_error_of_ours_parks_it_and_a_week_later_ends_it_and_leaves_nothing(slow: Stage) -> None:
     for step in STEPS:
         slow.world.fail(f"{step}:{step}")
