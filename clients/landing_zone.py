@@ -4,15 +4,14 @@ The bytes go from them to S3; S3 compares each part with the digest that comes w
 """
 
 import asyncio
-import base64
 import binascii
-import hashlib
 from collections.abc import Sequence
 from urllib.parse import quote
 
 from clients.s3 import ObjectStore
 from clients.s3_bulk import PartRefused, UploadVanished
 from clients.s3_wire import Wire
+from domain.checksum import b64, composite
 from domain.errors import UploadRefused
 
 _AT_A_STRETCH = 50
@@ -77,7 +76,7 @@ class LandingZone:
             raise UploadRefused(f"completing {key!r}: no upload id is given and there is no such object", "NoSuchKey")
         if len(parts) != 1 or parts[0][1:] != (head.etag, head.composite_sha256):
             raise UploadRefused(f"completing {key!r}: the object is made of other bytes", "InvalidPart")
-        if composite_b64 != _composite(parts[0][2]):
+        if composite_b64 != b64(composite([binascii.a2b_base64(parts[0][2])])):
             raise UploadRefused(
                 f"completing {key!r}: the digest is not the one over the digest of the one part",
                 "XAmzContentChecksumMismatch",
@@ -87,7 +86,3 @@ class LandingZone:
         """Forget an upload and its parts; one that is not known, or has no id, is fine."""
         if upload_id:
             await self._objects.abort_multipart(self._bucket, key, upload_id)
-
-
-def _composite(digest_b64: str) -> str:
-    return base64.b64encode(hashlib.sha256(binascii.a2b_base64(digest_b64)).digest()).decode()
