@@ -394,6 +394,8 @@ class JobWorkflow:
                 attributes.SCICAT_JOB_ID.value_set([self._order.job_id]),
                 *updates,
             )
+        else:
+            attributes.upsert(*updates)
         # Parked ones first: those are what a person looks for.
         named = islice(chain(self._parked, (n for n in self._open if n not in self._parked)), DETAILED)
         workflow.set_current_details(job_details(self._standing(named)))
