@@ -7,9 +7,9 @@ from typing import Any
 
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.retrieval_bucket import RetrievalBucket
+from activities.running import signal_if_running
 from clients.s3 import ObjectStore
 from clients.scicat import Catalogue
 from clients.state import Retrieved, State, StateLost
@@ -75,12 +75,8 @@ class ReportingActivities:
         """Write the outcome under every waiting job, then signal it, once or more; jobs that have ended are past it."""
         for subscriber in order.subscribers:
             await self._state.put_outcome(subscriber.job_id, subscriber.n, order.outcome)
-            job = self._client.get_workflow_handle(names.job_workflow(subscriber.job_id))
-            try:
-                await job.signal("dataset_done", args=[subscriber.n, order.outcome.status.value])
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
+            job = names.job_workflow(subscriber.job_id)
+            if not await signal_if_running(self._client, job, "dataset_done", subscriber.n, order.outcome.status.value):
                 activity.logger.info("job %s has ended before it heard of %s", subscriber.job_id, order.outcome.pid)
 
     @activity.defn

@@ -1,6 +1,7 @@
 """What runs now, as Temporal says it. Listings lag behind by about a second where it keeps them in Elasticsearch."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import SearchAttributeKey
@@ -59,8 +60,15 @@ async def urls_until(client: Client, pid: str) -> datetime | None:
 
 async def tell_upload_freed(client: Client, pid: str) -> None:
     """Tell the dataset's upload, if it runs, that nothing has to be kept for it any more."""
+    await signal_if_running(client, names.upload_workflow(pid), "freed")
+
+
+async def signal_if_running(client: Client, workflow_id: str, signal: str, *args: Any) -> bool:
+    """Signal a workflow; return whether it was there to hear it."""
     try:
-        await client.get_workflow_handle(names.upload_workflow(pid)).signal("freed")
+        await client.get_workflow_handle(workflow_id).signal(signal, args=args)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
+        return False
+    return True

@@ -1,6 +1,6 @@
 """A landing zone that keeps no versions is freed when nobody can upload any more; the upload hears of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -34,7 +34,8 @@ class Upload:
         self._known()
         return UploadProgress(pid=PID, phase=UploadPhase.FINALIZED, urls_until=self.urls_until or "")
 
-    async def signal(self, name: str) -> None:
+    async def signal(self, name: str, *, args: Sequence[object]) -> None:
+        assert not args
         self._known()
         self.signals.append(name)
 
