@@ -9,6 +9,8 @@ from clients.scicat import JobDataset
 from domain.lifecycle import JobStatus, JobType, Outcome, Phase
 from domain.orders import Limits
 from tests.fakes.stage import QUICK, Stage, dev_server, on_stage, skipping
+from tests.lab import eventually
+from workflows import search_attributes as attributes
 
 SEVEN = tuple("abcdefg")
 
@@ -311,3 +313,22 @@ async def test_continue_as_new_keeps_everything() -> None:
         assert stage.world.calls["look:a"] == stage.world.calls["plan_dataset:a"] == 1
         described = await stage.archiving("a").handle.describe()
         assert described.raw_description.workflow_execution_info.first_run_id != described.run_id
+
+
+async def test_a_job_that_is_paused_while_it_is_read_says_whose_it_is(stage: Stage) -> None:
+    stage.world.job("1", "a", group="group A")
+    stage.world.hold("open_job")
+    handle = await stage.start_job("1")
+    await stage.world.reached("open_job")
+    await handle.signal("pause")
+    assert (await stage.job_progress("1")).phase is Phase.PAUSED
+    stage.world.let_go("open_job")
+
+    async def read() -> bool:
+        return (await stage.job_progress("1")).datasets_total == 1
+
+    await eventually(read)
+    await handle.signal("resume")
+
+    assert await finish(stage) is JobStatus.SUCCESSFUL
+    assert (await handle.describe()).typed_search_attributes.get(attributes.OWNER_GROUP) == "group A"
