@@ -26,6 +26,9 @@ _DELETE_BATCH = 250
 
 _DELETES_AT_ONCE = 4
 
+_UNVERSIONED = "null"
+"""S3's version id of what was written while its bucket kept no versions."""
+
 
 class PlanDataset(Message):
     """Decide on the datablocks of a dataset."""
@@ -197,10 +200,12 @@ class LandingZoneActivities:
 
     async def _delete(self, pid: str, batch: list[Decision]) -> None:
         """Delete a batch of keys: all that is older, then the archived versions and the delete markers."""
-        if not await self._versioned():
+        older, last = [v for d in batch for v in d.older], [v for d in batch for v in d.last]
+        # Whatever the bucket keeps today, a version with an id of its own is that one and no other.
+        if any(version == _UNVERSIONED for _, version in older + last) and not await self._versioned():
             await self._delete_unversioned(pid, batch)
             return
-        for versions in ([v for d in batch for v in d.older], [v for d in batch for v in d.last]):
+        for versions in (older, last):
             if versions:
                 await self._objects.delete_versions(self._bucket, versions)
 

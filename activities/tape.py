@@ -310,7 +310,8 @@ class TapeActivities:
             await self._store.finish(order.upload_id, block.archive_id, layout.tar_bytes)
         data = await asyncio.to_thread(dump_manifest, layout, packer.chunks, packer.members)
         await self._state.put_manifest(order.pid, order.plan_digest, block.stem, data)
-        await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
+        if known.chunks or journal.put:
+            await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
         return WrittenBlock(finished=True)
 
     async def _resume(self, order: WriteBlock, layout: Layout, journal: Journal, acknowledged: int) -> Packer:
@@ -556,6 +557,8 @@ class _JournalKeeper:
         self._chunks = self._written = len(packer.chunks)
         self._members = len(packer.members)
         self._last = time.monotonic()
+        self.put = False
+        """Whether there is a segment of this write."""
 
     def checkpoint(self, written: int) -> None:
         """Put a segment if one is due; `written` leading chunks are digested and acknowledged."""
@@ -577,6 +580,7 @@ class _JournalKeeper:
             first, packer.chunks[first : self._written], self._members, packer.members[self._members : ended]
         )
         put = self._state.put_segment(self._ref.pid, self._ref.plan_digest, packer.layout.plan.stem, first, data)
+        self.put = True
         asyncio.run_coroutine_threadsafe(put, self._loop).result()
         self._chunks, self._members, self._last = self._written, ended, time.monotonic()
 
