@@ -42,8 +42,8 @@ class Buffers:
     """All the memory that one copy moves its bytes through: a fixed number of buffers of one unit."""
 
     def __init__(self, count: int, tar_bytes: int) -> None:
-        """Make the buffers; those for a small tar are small."""
-        self.count = count
+        """Make the buffers; a small tar has small ones, and none that it would not fill."""
+        self.count = count = max(1, min(count, -(-tar_bytes // UNIT_BYTES)))
         self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(count):
             self._free.put(bytearray(min(UNIT_BYTES, tar_bytes)))
