@@ -53,13 +53,18 @@ def worker(
     _become("worker", *(part for name in queue for part in ("--queue", name)))
 
 
-def set_up() -> None:
-    """Make what the service needs: buckets, search attributes, retention, schedules. May be repeated at any time."""
+def set_up(
+    minio: Annotated[
+        bool,
+        typer.Option("--minio", help="S3 is a MinIO whose root is S3_USER: make the account of S3_LINK_USER, too."),
+    ] = False,
+) -> None:
+    """Make what the service needs: buckets, namespace, search attributes, schedules. May be repeated at any time."""
     # Temporal's client takes longer to load than all else together, and most commands need none.
     from cli.setup import prepare
 
     with plainly():
-        done = asyncio.run(prepare(load_settings()))
+        done = asyncio.run(prepare(load_settings(), minio=minio))
     typer.echo("\n".join(done or ["Everything was there already."]))
 
 

@@ -1,9 +1,11 @@
-"""What the service needs to find before it starts: buckets, Temporal's search attributes, retention and Schedules.
+"""What the service needs to find before it starts: buckets, Temporal's namespace, search attributes and Schedules.
 
 Everything here may be done again at any time: what is there already is left alone.
 """
 
+import asyncio
 import contextlib
+import time
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +15,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
     DescribeWorkerDeploymentRequest,
+    RegisterNamespaceRequest,
     SetWorkerDeploymentCurrentVersionRequest,
     UpdateNamespaceRequest,
 )
@@ -29,18 +32,31 @@ from workflows.queues import DEPLOYMENT
 RETENTION = timedelta(days=30)
 """How long closed workflows can be asked about, and a second press of the same job is recognised by Temporal."""
 
+_NAMESPACE_KNOWN_WITHIN_S = 60.0
+
 
 class SetupError(StackError):
     """Something outside refuses or does not answer; the text is a sentence that names the setting to look at."""
 
 
-async def prepare(settings: Settings) -> list[str]:
+async def prepare(settings: Settings, *, minio: bool = False) -> list[str]:
     """Make everything that is missing, and tell what was done, a sentence each.
 
+    Args:
+        settings: Where S3 and Temporal are.
+        minio: S3 is a MinIO whose root is S3_USER, so the account of S3_LINK_USER can be made, too.
+
     Raises:
-        SetupError: S3 or Temporal refuses, or does not answer.
+        StackError: S3 or Temporal refuses, or does not answer.
     """
-    return await prepare_buckets(settings) + await prepare_temporal(settings)
+    done = await prepare_buckets(settings)
+    if minio:
+        # As below, its modules take long to load.
+        from cli import minio_accounts
+
+        settings.require("S3_LINK_USER", "S3_LINK_PASSWORD")
+        await minio_accounts.prepare(settings)
+    return done + await prepare_temporal(settings)
 
 
 async def prepare_buckets(settings: Settings) -> list[str]:
@@ -73,7 +89,7 @@ async def prepare_buckets(settings: Settings) -> list[str]:
 
 
 async def prepare_temporal(settings: Settings) -> list[str]:
-    """Register our search attributes, keep closed workflows for 30 days where the server lets us, make our Schedules.
+    """Make the namespace, register our search attributes, keep closed workflows for 30 days, make our Schedules.
 
     Begin to admit uploads, too.
 
@@ -86,6 +102,7 @@ async def prepare_temporal(settings: Settings) -> list[str]:
     try:
         client = await connect(**settings.temporal_connection)
         return [
+            *await _make_namespace(client),
             *await _add_search_attributes(client),
             *await _prolong_retention(client),
             *await prepare_schedules(client, settings),
@@ -146,6 +163,42 @@ async def _set_current_build(client: Client, build_id: str) -> list[str]:
         )
     )
     return [f"Made {build_id} the current build of the workers."]
+
+
+async def _make_namespace(client: Client) -> list[str]:
+    """Make the namespace on a server that has none of that name, as one of ones own has at first."""
+    try:
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+    else:
+        return []
+    ttl = Duration()
+    ttl.FromTimedelta(RETENTION)
+    wanted = RegisterNamespaceRequest(namespace=client.namespace, workflow_execution_retention_period=ttl)
+    await client.workflow_service.register_namespace(wanted)
+    # Each part of the server reads the namespaces anew after some seconds.
+    deadline = time.monotonic() + _NAMESPACE_KNOWN_WITHIN_S
+    while not await _is_known(client):
+        if time.monotonic() > deadline:
+            raise SetupError(
+                f"Temporal has made the namespace {client.namespace} and does not know it after "
+                f"{_NAMESPACE_KNOWN_WITHIN_S:.0f} s: look into its log, then run setup again."
+            )
+        await asyncio.sleep(0.5)
+    return [f"Made the namespace {client.namespace}."]
+
+
+async def _is_known(client: Client) -> bool:
+    try:
+        await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=client.namespace))
+        await client.count_workflows()
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return False
+    return True
 
 
 async def _prolong_retention(client: Client) -> list[str]:

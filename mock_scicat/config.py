@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,6 +95,9 @@ class Config:
         given["state"] = None if state in ("", ":memory:") else Path(state)
         if accounts_file := environment.get("MOCK_SCICAT_ACCOUNTS"):
             given["accounts"] = read_accounts(Path(accounts_file))
+        elif password := environment.get("MOCK_SCICAT_SERVICE_PASSWORD"):
+            service, *others = LOCAL_ACCOUNTS
+            given["accounts"] = (replace(service, password=password), *others)
         return cls(**given)
 
 
@@ -120,7 +123,12 @@ _LISTS = {
     "create_dataset_with_pid_groups": "CREATE_DATASET_WITH_PID_GROUPS",
     "create_dataset_privileged_groups": "CREATE_DATASET_PRIVILEGED_GROUPS",
 }
-_OTHERS = ("MOCK_SCICAT_STATE", "MOCK_SCICAT_ACCOUNTS", "MOCK_SCICAT_JOB_IGNORE_ERRORS")
+_OTHERS = (
+    "MOCK_SCICAT_STATE",
+    "MOCK_SCICAT_ACCOUNTS",
+    "MOCK_SCICAT_SERVICE_PASSWORD",
+    "MOCK_SCICAT_JOB_IGNORE_ERRORS",
+)
 
 VARIABLES = frozenset({*_TEXTS.values(), *_NUMBERS.values(), *_LISTS.values(), *_OTHERS})
 """Everything that is read from the environment."""

@@ -911,6 +911,11 @@ def test_configuration_from_the_environment(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="MOCK_SCICAT_ACCOUNTS") as caught:
         Config.from_environment({"MOCK_SCICAT_ACCOUNTS": str(accounts)})
     assert "hidden" not in str(caught.value)
+    served = Config.from_environment({"MOCK_SCICAT_SERVICE_PASSWORD": "hidden"})
+    assert [(account.username, account.password) for account in served.accounts[:2]] == [
+        ("archiveManager", "hidden"),
+        ("ingestor", "ingestor"),
+    ]
     defaults = Config.from_environment({})
     assert (defaults.host, defaults.port, defaults.token_ttl_s) == ("127.0.0.1", 3000, 3600)
     assert not defaults.job_ignore_errors
