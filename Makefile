@@ -58,11 +58,12 @@ bench-waiting: programs ## Measure what 1,000 datasets cost that wait for tape [
 profile: programs ## Show where the time of one case goes [CASE=archive-tiny; SCALE=0.1]
 	@$(BENCHMARKS) profile
 
-check: $(ENVIRONMENT) ## Check format, lint, types and import contracts
+check: $(ENVIRONMENT) ## Check format, lint, types, import contracts and the compose file
 	@ruff format --check
 	@ruff check
 	@pyright
 	@lint-imports
+	@pytest -q -p no:cacheprovider tests/deploy/test_compose.py
 
 audit: $(ENVIRONMENT) ## Ask PyPI for known vulnerabilities of all that uv.lock names, ourselves left out
 	@mkdir -p .cache
