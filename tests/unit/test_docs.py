@@ -19,6 +19,7 @@ from mock_idp.config import Config as IdpConfig
 from mock_lts.config import Config as LtsConfig
 from mock_scicat.config import VARIABLES as SCICAT_VARIABLES
 from settings import Settings
+from tests.deploy import composed
 from workflows import search_attributes
 from workflows.dataset import DatasetWorkflow
 from workflows.job import JobWorkflow
@@ -41,6 +42,7 @@ VARIABLES = {
     *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN"),  # cli/binaries.py
     *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
     *("API_ENDPOINT", "SCICAT_TOKEN"),  # cli/client.py
+    *composed.variables(".production.env", ".development.env"),
     "XDG_CACHE_HOME",  # cli/binaries.py
     *("DOWNLOAD_FOLDER", "EXTRACTION_FOLDER"),  # domain/downloadscript.py
 }
