@@ -17,7 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from temporalio.client import Client
+from temporalio.service import TLSConfig
+from temporalio.testing import WorkflowEnvironment
 
+from cli import binaries
 from tests.deploy.composed import PROFILES, PROJECT, composed
 from tests.fakes.certificate import certificate
 from tests.fakes.processes import START_TIMEOUT_S, ServerProcess, free_port
@@ -75,12 +79,14 @@ class Proxy:
 
     def __init__(self, overlay: str, folder: Path, upstreams: dict[str, Upstream], **environment: str) -> None:
         service = composed(PROFILES, overlay)["services"]["traefik"]
-        self.ports = {name: free_port() for name in ("web", "websecure", "s3", "internal")}
+        self.ports = {name: free_port() for name in ("web", "websecure", "s3", "temporal", "internal")}
         self.log = folder / "traefik.log"
         rules = (PROJECT / "deploy/traefik/dynamic.yml").read_text()
         for name, upstream in upstreams.items():
             rules = rules.replace(f"http://{name}", f"http://127.0.0.1:{upstream.server_port}")
         assert all(f"http://{name}" not in rules for name in UPSTREAMS)
+        self.temporal = f"127.0.0.1:{free_port()}"
+        rules = rules.replace("temporal:7233", self.temporal).replace("/etc/traefik", str(folder))
         (folder / "dynamic.yml").write_text(rules.replace("/run/secrets", str(folder)))
         command = [
             option.replace("/etc/traefik", str(folder)).replace("/var/lib/acme", str(folder))
@@ -92,8 +98,11 @@ class Proxy:
         for name, port in self.ports.items():
             ours = [n for n, option in enumerate(command) if option.startswith(f"--entrypoints.{name}.address=:")]
             command[ours[0]] = f"--entrypoints.{name}.address=127.0.0.1:{port}"
+        self.folder = folder
         trust = certificate(folder).rename(folder / "tls_certificate")
         (folder / "private.key").rename(folder / "tls_key")
+        certificate(folder / "worker")
+        (folder / "temporal_client_ca.pem").write_bytes((folder / "worker/public.crt").read_bytes())
         digest = base64.b64encode(hashlib.sha1(ACCOUNT[1].encode()).digest()).decode()  # noqa: S324 - as htpasswd does
         (folder / "ui_users").write_text(f"{ACCOUNT[0]}:{{SHA}}{digest}\n")
         self.process = ServerProcess(
@@ -144,14 +153,15 @@ def proxies(
     upstreams: dict[str, Upstream], tmp_path_factory: pytest.TempPathFactory
 ) -> Generator[tuple[Proxy, Proxy, Proxy]]:
     """For development; for production; and for production as a site has it that uses all it can."""
-    own = {
+    authority = {"TEMPORAL_CLIENT_CA_FILE": "/somewhere/authority.pem"}
+    own = authority | {
         "S3_HOST": "s3.example.org",
         "ACME_EMAIL": "somebody@example.org",
         "FORWARD_AUTH_URL": f"http://127.0.0.1:{upstreams['login:4180'].server_port}/auth",
     }
     with ExitStack() as stack:
         started: list[Proxy] = []
-        for overlay, environment in (("development", {}), ("production", {}), ("production", own)):
+        for overlay, environment in (("development", {}), ("production", authority), ("production", own)):
             started.append(Proxy(overlay, tmp_path_factory.mktemp("proxy"), upstreams, **environment))
             stack.callback(started[-1].stop)
             started[-1].wait("web" if overlay == "development" else "websecure")
@@ -329,3 +339,38 @@ def test_its_own_pages_are_open_to_whoever_must_log_in(proxies: tuple[Proxy, Pro
     assert answer.status_code == 401
     assert answer.json()[:3] == ["login:4180", "GET", "/oauth2/start?rd=%2F"]
     assert proxies[1].ask("websecure", "/oauth2/start").status_code == 404
+
+
+# ---- Workers on other hosts ----
+
+
+async def test_a_worker_elsewhere_reaches_temporal_by_its_certificate_alone(
+    proxies: tuple[Proxy, Proxy, Proxy], tmp_path: Path
+) -> None:
+    production = proxies[1]
+    ours, others = production.folder / "worker", certificate(tmp_path).parent
+    there = f"127.0.0.1:{production.ports['temporal']}"
+    trust = (production.folder / "tls_certificate").read_bytes()
+
+    async def connect(shown: Path | None) -> Client:
+        certificates = (
+            ((shown / "public.crt").read_bytes(), (shown / "private.key").read_bytes()) if shown else (None,) * 2
+        )
+        tls = TLSConfig(trust, client_cert=certificates[0], client_private_key=certificates[1])
+        return await Client.connect(there, tls=tls)
+
+    async with await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType] - typed so by the SDK
+        port=int(production.temporal.rpartition(":")[2]), dev_server_existing_path=str(binaries.temporal())
+    ):
+        for shown in (None, others):
+            with pytest.raises(RuntimeError):
+                await connect(shown)
+        assert await (await connect(ours)).count_workflows() is not None
+        with pytest.raises(RuntimeError):
+            await Client.connect(there)
+
+
+async def test_nobody_does_where_no_authority_is_named(proxies: tuple[Proxy, Proxy, Proxy]) -> None:
+    development = proxies[0]
+    with pytest.raises(RuntimeError):
+        await Client.connect(f"127.0.0.1:{development.ports['temporal']}")
