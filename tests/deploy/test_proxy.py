@@ -26,6 +26,8 @@ from tests.deploy.composed import PROFILES, PROJECT, composed
 from tests.fakes.certificate import certificate
 from tests.fakes.processes import START_TIMEOUT_S, ServerProcess, free_port
 
+pytestmark = pytest.mark.xdist_group("proxy")
+
 TRAEFIK = str(Path(sys.executable).parent / "traefik")
 UPSTREAMS = ("api:8000", "temporal-ui:8080", "minio:9001", "minio:9000", "grafana:3000", "login:4180")
 ACCOUNT = ("operator", "a word that the proxy knows")
