@@ -1,7 +1,9 @@
 """The compose file: that it is one, and that every service in it is kept as small and as tight as it can be."""
 
 import itertools
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from secrets import token_urlsafe
@@ -206,6 +208,20 @@ def test_our_processes_start_with_what_they_are_given(
         "setup": ("s3_link_user", "s3_link_password"),
     }
     settings.require("s3_user", "s3_password", *needed.get(name, ("scicat_user", "scicat_password", "s3_link_user")))
+
+
+def test_a_program_that_takes_its_secrets_by_the_environment_is_given_them(tmp_path: Path) -> None:
+    (tmp_path / "lts_token").write_text("a word; $HOME\n")
+    script = ["/bin/sh", str(PROJECT / "deploy/with-secrets.sh")]
+
+    def told(*assignments: str) -> subprocess.CompletedProcess[str]:
+        command = [*script, *assignments, "--", "/bin/sh", "-c", 'printf "%s|%s" "$TOKEN" "$1"', "sh", "two words"]
+        environment = {"PATH": os.environ["PATH"], "SECRETS_DIR": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+
+    assert told("TOKEN=lts_token").stdout == "a word; $HOME|two words"
+    missing = told("TOKEN=not_there")
+    assert (missing.returncode != 0, missing.stdout) == (True, "")
 
 
 def test_every_variable_of_the_environment_files_is_used_and_the_other_way_round() -> None:
