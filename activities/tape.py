@@ -554,7 +554,8 @@ class _JournalKeeper:
         self, state: State, store: LongTermStore, ref: WriteBlock, packer: Packer, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._state, self._store, self._ref, self._packer, self._loop = state, store, ref, packer, loop
-        self._chunks = self._written = len(packer.chunks)
+        self._chunks: int = len(packer.chunks)
+        self._written = self._chunks
         self._members = len(packer.members)
         self._last = time.monotonic()
         self.put = False

@@ -68,10 +68,16 @@ def store_on(share: Path, rule: Residency) -> FilesystemStore:
 
 
 @pytest.fixture(params=["refuses", "waits"])
-async def share(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Path]:
+def manner(request: pytest.FixtureRequest) -> str:
+    """What the kernel does with a reader of what is on tape only."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def share(manner: str, tmp_path: Path) -> AsyncIterator[Path]:
     if reason := why_not():
         pytest.skip(reason)
-    with mounted(tmp_path, str(request.param)) as mountpoint:
+    with mounted(tmp_path, manner) as mountpoint:
         yield mountpoint
 
 
@@ -116,12 +122,12 @@ async def test_a_file_is_written_goes_to_tape_and_comes_back(share: Path) -> Non
     await store.aclose()
 
 
-async def test_a_stub_that_does_not_show_is_read_in_the_end(share: Path, request: pytest.FixtureRequest) -> None:
+async def test_a_stub_that_does_not_show_is_read_in_the_end(share: Path, manner: str) -> None:
     """Nothing in its attributes says so: the kernel lets the reader wait, or refuses and brings the bytes meanwhile."""
     store = store_on(share, lambda file, found: Locality.DISK_AND_TAPE)
     await put(store, "a.tar")
     await asyncio.to_thread((share / "a.tar").chmod, 0o1644)
-    if "refuses" in request.node.name:
+    if manner == "refuses":
         with pytest.raises(TapeUnavailable, match="asked for again"):
             await read(store, "a.tar")
         await asyncio.sleep(2 * RECALL_S)
