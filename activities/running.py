@@ -46,6 +46,12 @@ async def running_uploads(client: Client) -> dict[str, int]:
     }
 
 
+async def finalized_uploads(client: Client) -> set[str]:
+    """Datasets whose upload runs, is finalized, and waits for an archive to free the landing zone."""
+    running = client.list_workflows('WorkflowType = "Upload" AND ExecutionStatus = "Running" AND Phase = "finalized"')
+    return {found.typed_search_attributes.get(_DATASET_PID) or "" async for found in running}
+
+
 async def urls_until(client: Client, pid: str) -> datetime | None:
     """Until when URLs by which the dataset is uploaded can be used; None if its upload knows of none."""
     handle = client.get_workflow_handle(names.upload_workflow(pid))

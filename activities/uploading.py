@@ -6,7 +6,7 @@ from datetime import datetime
 from temporalio import activity
 from temporalio.client import Client
 
-from activities.running import is_running, running_uploads
+from activities.running import finalized_uploads, is_running, running_uploads, tell_upload_freed
 from clients.s3 import ObjectStore
 from clients.scicat import Catalogue
 from clients.state import State
@@ -83,18 +83,35 @@ class UploadActivities:
 
     @activity.defn
     async def count_landing_zone(self, order: CountLandingZone) -> Counted:
-        """All versions of all objects, by dataset; those of uploads that run apart from all others."""
+        """All versions of all objects, by dataset; those of uploads that run apart from all others.
+
+        An upload that waits for an archive which has long freed the landing zone is told so.
+        """
         before = await running_uploads(self._client)
         found = Counter[str]()
         async for version in self._objects.list_versions(self._bucket, ""):
             found[names.dataset_of(version.key)] += version.size
+        unheard = [
+            pid for pid in await finalized_uploads(self._client) if pid not in found and await self._is_free(pid)
+        ]
+        for pid in unheard:
+            activity.logger.info("dataset %s is archived and freed: its upload had not heard of it", pid)
+            await tell_upload_freed(self._client, pid)
         after = await running_uploads(self._client)
         # What was given back meanwhile has been freed, or is found by the next count.
         known = before.keys() | after.keys()
         return Counted(
             since=order.since,
-            claims={pid: Claim(granted=size, found=found[pid]) for pid, size in after.items()},
+            claims={pid: Claim(granted=size, found=found[pid]) for pid, size in after.items() if pid not in unheard},
             others=sum(size for pid, size in found.items() if pid not in known),
+        )
+
+    async def _is_free(self, pid: str) -> bool:
+        """Whether an archive of the dataset is committed, at its end, and has left nothing in the landing zone."""
+        return (
+            await self._is_archived(pid)
+            and not await is_running(self._client, names.archive_workflow(pid))
+            and not await self._is_anything(names.raw_prefix(pid))
         )
 
     @activity.defn

@@ -21,16 +21,16 @@ from clients.scicat import Catalogue
 from clients.state import State
 from clients.temporal import connect
 from settings import Settings
+from settings.needs import Process, needed
 
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the gateway.
 
     Raises:
-        SettingsError: the job endpoint's credentials or the S3 account are not set.
+        SettingsError: Names every account that is not set.
     """
-    settings.require_job_endpoint_credentials()
-    settings.require("s3_user", "s3_password")
+    settings.require(*needed(settings, Process.API))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:

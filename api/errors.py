@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 
 from api import headers
 from api.models import Detail, ServerError, Unprocessable
-from domain.errors import ArchiverError, TokenRefused, UploadRefused
+from domain.errors import ArchiverError, DatasetError, TokenRefused, UploadRefused
 from domain.outcome import bounded
 
 _log = logging.getLogger("api")
@@ -25,6 +25,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     500: {"model": ServerError, "description": "Something that the service needs failed"},
 }
 """Declared for every route that can answer them."""
+
+_LEVELS: dict[type[ArchiverError], int] = {UploadRefused: logging.INFO, DatasetError: logging.WARNING}
+"""Errors that are no failures of ours. A client that goes on with an upload asks for each file whether it is there."""
 
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Detail, "description": "Nothing is known of it"}}
 VERB_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -67,7 +70,9 @@ def install(app: FastAPI) -> None:
     async def temporal(request: Request, error: Exception) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
         _log.error("%s %s: Temporal: %s", request.method, request.url.path, error)
         return server_error(
-            "TemporalUnavailable", "the workflow service does not answer; nothing was started", bounded(str(error))
+            "TemporalUnavailable",
+            "the workflow service does not answer; ask again later, nothing is done twice",
+            bounded(str(error)),
         )
 
     @app.exception_handler(TokenRefused)
@@ -77,7 +82,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ArchiverError)
     async def ours(request: Request, error: ArchiverError) -> JSONResponse:  # pyright: ignore[reportUnusedFunction]
-        _log.error("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+        level = next((level for kind, level in _LEVELS.items() if isinstance(error, kind)), logging.ERROR)
+        _log.log(level, "%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
         code = error.code if isinstance(error, UploadRefused) else type(error).__name__
         text = bounded(str(error))
         return server_error(code, text, f"{type(error).__name__}: {text}")

@@ -6,8 +6,8 @@ Nothing is kept here: every answer is the workflow's own, joined with what `desc
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -81,7 +81,7 @@ class NoSuchPage(Exception):
 
 
 class OutOfReach(TemporalError):
-    """Temporal did not answer the first call of a client that connects when it is needed."""
+    """Temporal cannot be connected to, or does not answer in time."""
 
 
 class Gateway:
@@ -90,8 +90,12 @@ class Gateway:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def start_job(self, order: JobOrder) -> str:
+    async def start_job(self, order: JobOrder, *, within_s: float) -> str:
         """Start the job unless it was started before; return the run id of its first run either way.
+
+        Args:
+            order: the job.
+            within_s: longest wait for Temporal.
 
         Raises:
             OtherType: the id was started as another type.
@@ -99,31 +103,31 @@ class Gateway:
         """
         workflow = _WORKFLOWS[order.type]
         workflow_id = names.job_workflow(order.job_id)
-        with suppress(WorkflowAlreadyStartedError), reaching():
-            await self._client.start_workflow(
-                workflow.__name__,
-                order,
-                id=workflow_id,
-                task_queue=queues.CONTROL,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-                static_summary=f"{order.type.value} job {order.job_id}",
-                static_details=(
-                    f"SciCat's {order.type.value} job `{order.job_id}`.\n\n"
-                    "Signals: `pause` and `resume`, for all of its datasets. "
-                    "Cancel ends the datasets that no other job waits for."
-                ),
-                # Whose job it is, is not known before it is read.
-                priority=Priority(priority_key=urgency_of(order.type)),
-                search_attributes=TypedSearchAttributes(
-                    [
-                        SearchAttributePair(search_attributes.SCICAT_JOB_ID, [order.job_id]),
-                        SearchAttributePair(search_attributes.PHASE, Phase.PLANNING.value),
-                    ]
-                ),
-                rpc_timeout=_RPC,
-            )
-        description = await self._client.get_workflow_handle(workflow_id).describe(rpc_timeout=_RPC)
+        async with reaching(within_s):
+            with suppress(WorkflowAlreadyStartedError):
+                await self._client.start_workflow(
+                    workflow.__name__,
+                    order,
+                    id=workflow_id,
+                    task_queue=queues.CONTROL,
+                    id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                    id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                    static_summary=f"{order.type.value} job {order.job_id}",
+                    static_details=(
+                        f"SciCat's {order.type.value} job `{order.job_id}`.\n\n"
+                        "Signals: `pause` and `resume`, for all of its datasets. "
+                        "Cancel ends the datasets that no other job waits for."
+                    ),
+                    # Whose job it is, is not known before it is read.
+                    priority=Priority(priority_key=urgency_of(order.type)),
+                    search_attributes=TypedSearchAttributes(
+                        [
+                            SearchAttributePair(search_attributes.SCICAT_JOB_ID, [order.job_id]),
+                            SearchAttributePair(search_attributes.PHASE, Phase.PLANNING.value),
+                        ]
+                    ),
+                )
+            description = await self._client.get_workflow_handle(workflow_id).describe()
         if description.workflow_type != workflow.__name__:
             raise OtherType(f"job {order.job_id} was started as {description.workflow_type}")
         return description.raw_description.workflow_execution_info.first_run_id or description.run_id
@@ -173,7 +177,7 @@ class Gateway:
             token = base64.urlsafe_b64decode(page.encode()) if page else None
         except (binascii.Error, ValueError) as error:
             raise NoSuchPage("no page of a list begins there") from error
-        with reaching():
+        async with reaching():
             listed = self._client.list_workflows(
                 " AND ".join(wanted), page_size=limit, next_page_token=token, rpc_timeout=_RPC
             )
@@ -256,7 +260,7 @@ class Gateway:
     async def _restoring(self, pid: str) -> list[str]:
         """Workflows that restore single files of the dataset; each job has one of its own."""
         query = f"DatasetPid = {_quoted(pid)} AND ExecutionStatus = 'Running'"
-        with reaching():
+        async with reaching():
             listed = self._client.list_workflows(query, limit=100, rpc_timeout=_RPC)
             return [run.id async for run in listed if run.id.startswith(names.restore_workflow(pid, ""))]
 
@@ -305,7 +309,7 @@ class Gateway:
         request = DescribeTaskQueueRequest(
             namespace=self._client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
         )
-        with reaching():
+        async with reaching():
             described = await self._client.workflow_service.describe_task_queue(request, timeout=_RPC)
         last = max((poller.last_access_time.ToDatetime(UTC) for poller in described.pollers), default=None)
         return last is not None and datetime.now(UTC) - last < _POLLING
@@ -339,11 +343,18 @@ def _steered(verb: Verb, refused: dict[str, str]) -> Steered:
     )
 
 
-@contextmanager
-def reaching() -> Generator[None]:
-    """The SDK says RuntimeError when its first call cannot connect, and RPCError for every later one."""
+@asynccontextmanager
+async def reaching(within_s: float | None = 10.0) -> AsyncGenerator[None]:
+    """Give up on Temporal after so long, at once where there is nobody; None: go on for ever.
+
+    The SDK says RuntimeError when its first call cannot connect, for which it has no time-out of its own: a machine
+    that is switched off is waited for without end. Later calls are RPCErrors.
+    """
     try:
-        yield
+        async with asyncio.timeout(within_s):
+            yield
+    except TimeoutError as error:
+        raise OutOfReach(f"no answer within {within_s:g} s") from error
     except RuntimeError as error:
         raise OutOfReach(str(error)) from error
 
@@ -359,7 +370,7 @@ async def _afterwards(ask: Awaitable[T], before: T) -> T:
 async def describe(handle: Handle) -> WorkflowExecutionDescription | None:
     """What Temporal says of a workflow's latest run, None if it knows none."""
     try:
-        with reaching():
+        async with reaching():
             return await handle.describe(rpc_timeout=_RPC)
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

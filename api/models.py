@@ -100,13 +100,6 @@ class Healthy(Body):
     timestamp: str = Field(default_factory=now)
 
 
-class Ready(Body):
-    """Everything that the service needs answers."""
-
-    status: Literal["ready"] = "ready"
-    timestamp: str = Field(default_factory=now)
-
-
 class DependencyError(Body):
     """One dependency that does not answer."""
 
@@ -115,12 +108,22 @@ class DependencyError(Body):
     message: str
 
 
+class Ready(Body):
+    """Everything that the service needs answers."""
+
+    status: Literal["ready"] = "ready"
+    timestamp: str = Field(default_factory=now)
+    notes: list[DependencyError] = []
+    """What does not answer, though only new uploads need it."""
+
+
 class NotReady(Body):
     """Something that the service needs does not answer."""
 
     status: Literal["not ready"] = "not ready"
     error: str
     errors: list[DependencyError]
+    notes: list[DependencyError] = []
 
 
 class ServerError(Body):

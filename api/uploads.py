@@ -132,7 +132,8 @@ class Uploads:
         finalized = await self._tell_upload(pid, "finalize", FinalizedUpload, wish)
         if finalized.job_id:
             # SciCat has told us of the job itself, unless something was away when it was made.
-            await self._gateway.start_job(job_order(self._settings, finalized.job_id, JobType.ARCHIVE))
+            order = job_order(self._settings, finalized.job_id, JobType.ARCHIVE)
+            await self._gateway.start_job(order, within_s=_ROOM_WITHIN_S)
         return finalized
 
     async def abort(self, pid: str) -> None:
@@ -161,7 +162,7 @@ class Uploads:
     async def _note_urls(self, pid: str) -> None:
         lifetime = timedelta(seconds=self._settings.url_expiration_seconds + _NOTED_EVERY_S)
         order = self._order(pid)
-        with reaching():
+        async with reaching(_ROOM_WITHIN_S):
             await self._client.start_workflow(
                 Upload.run,
                 order,
@@ -218,7 +219,7 @@ class Uploads:
         tries = 0
         while True:
             try:
-                with reaching():
+                async with reaching(None):
                     return await self._client.execute_update_with_start_workflow(  # pyright: ignore[reportUnknownMemberType] - typed so by the SDK
                         update, args=wish, start_workflow_operation=start(), id=update_id, result_type=result
                     )

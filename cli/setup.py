@@ -26,6 +26,7 @@ from cli.processes import StackError
 from clients.temporal import connect
 from domain.errors import InfrastructureError
 from settings import Settings
+from settings.needs import Process, needed
 from workflows import search_attributes
 from workflows.queues import DEPLOYMENT
 
@@ -68,7 +69,7 @@ async def prepare_buckets(settings: Settings) -> list[str]:
     # Loading an S3 client takes longer than all else together, and `--help` and `down` need none.
     from clients.s3 import ObjectStore
 
-    settings.require("S3_USER", "S3_PASSWORD")
+    settings.require(*needed(settings, Process.SETUP))
     landing = settings.s3_landingzone_bucket
     done: list[str] = []
     try:

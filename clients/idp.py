@@ -28,6 +28,9 @@ _MISSING_FOR_S = 10.0
 
 _MISSING_AT_MOST = 1000
 
+_LEEWAY_S = 10
+"""How far the provider's clock may be from ours, when a token begins and ends."""
+
 
 class IdentityProvider:
     """One realm of the provider, and the service's account in it."""
@@ -93,6 +96,7 @@ class IdentityProvider:
                 algorithms=[self._algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
+                leeway=_LEEWAY_S,
                 options={"require": ["exp", "iss", "aud"]},
             )
         except jwt.PyJWTError as error:
@@ -121,6 +125,14 @@ class IdentityProvider:
                 f"{what}: it refuses the service's account with {answer.status_code}; see IDP_USERNAME, IDP_CLIENT_ID"
             )
         return self._said(answer, what)
+
+    async def answers(self) -> bool:
+        """Whether the provider is there and knows the realm.
+
+        Raises:
+            httpx.HTTPError: nobody answers.
+        """
+        return (await self._http.get(f"{self._issuer}/.well-known/openid-configuration")).is_success
 
     async def _key_of(self, token: str) -> jwt.PyJWK | None:
         try:

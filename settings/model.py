@@ -434,17 +434,6 @@ class Settings(BaseSettings):
         if missing:
             raise sources.SettingsError([f"{name} must be set and not be empty." for name in missing])
 
-    def require_job_endpoint_credentials(self) -> None:
-        """Refuse to serve an API whose job endpoint anybody could use.
-
-        Raises:
-            SettingsError: One sentence, when either of `JOB_ENDPOINT_USERNAME`, `JOB_ENDPOINT_PASSWORD` is empty.
-        """
-        if not (_filled(self.job_endpoint_username) and _filled(self.job_endpoint_password)):
-            raise sources.SettingsError(
-                ["JOB_ENDPOINT_USERNAME and JOB_ENDPOINT_PASSWORD must be set: SciCat calls /archiver/jobs as them."]
-            )
-
     @classmethod
     def settings_customise_sources(
         cls,

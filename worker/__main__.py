@@ -15,9 +15,10 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from clients.temporal import connect
 from settings import Settings, SettingsError, load_settings, logs
+from settings.needs import Process, needed
 from worker.beating import Beating
 from worker.bounding import Bounding
-from worker.build import WORKFLOW_TASKS, required, world
+from worker.build import WORKFLOW_TASKS, world
 from worker.versioning import deployment
 from workflows import queues
 
@@ -105,7 +106,7 @@ def main() -> int:
     sys.dont_write_bytecode = False
     try:
         settings = load_settings()
-        settings.require(*required(settings))
+        settings.require(*needed(settings, Process.WORKER))
         logs.configure(settings.log_level)
         asyncio.run(_main(settings, names))
     except SettingsError as error:

@@ -62,12 +62,6 @@ queue, where nothing runs out; with the SDK's hundred at once all were late, and
 """
 
 
-def required(settings: Settings) -> tuple[str, ...]:
-    """Settings without which no worker starts."""
-    links = ("s3_link_user", "s3_link_password") if settings.in_production else ()
-    return ("s3_user", "s3_password", "scicat_user", "scicat_password", *links)
-
-
 @dataclass(frozen=True, slots=True)
 class QueueWork:
     """What a worker on one queue does."""

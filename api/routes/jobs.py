@@ -32,6 +32,9 @@ verbs = APIRouter(
     responses=VERB_RESPONSES,
 )
 
+_STARTED_WITHIN_S = 2.0
+"""SciCat's own caller waits for its call of ours; a job whose start was not confirmed may be posted again."""
+
 _OUTCOMES_WITHIN_S = 5.0
 _THE_JOB = {"parameters": {"job_id": "$request.body#/id"}}
 _LINKS: dict[int | str, dict[str, Any]] = {
@@ -44,7 +47,8 @@ async def create_job(body: CreateJob, gateway: GatewayDep, settings: SettingsDep
     """Start the workflow of a SciCat job, once however often this is called; the workflow reads the job itself."""
     job_id = str(body.id)
     try:
-        run_id = await gateway.start_job(job_order(settings, job_id, JobType(body.type)))
+        order = job_order(settings, job_id, JobType(body.type))
+        run_id = await gateway.start_job(order, within_s=_STARTED_WITHIN_S)
     except OtherType as error:
         raise Refused(str(error), "body", "type") from error
     return JobStarted(uuid=uuid.UUID(run_id), name=names.job_workflow(job_id))

@@ -173,9 +173,22 @@ async def test_what_is_made_out_for_others_is_refused(idp_server: ServerProcess,
 
 
 async def test_what_has_expired_is_refused(identity: IdentityProvider, admin: httpx.AsyncClient) -> None:
-    await admin.post("/mock/lifetimes", json={"access_s": 0})
+    await admin.post("/mock/lifetimes", json={"access_s": -60})
     with pytest.raises(TokenRefused, match="expired"):
         await identity.check(await token_of(identity))
+    await admin.post("/mock/lifetimes", json={"access_s": 0})
+    await identity.check(await token_of(identity))  # its clock may be a little behind ours
+
+
+async def test_what_is_not_valid_yet_is_refused_unless_the_clocks_differ_by_as_much() -> None:
+    with CannedServer() as server:
+        server.says("GET", CERTS, listed({"kid": "k"}))
+        claims = {"exp": time.time() + 600, "aud": "account", "iss": f"{server.url}/realms/facility"}
+        async with provider(server.url) as identity:
+            for claim in ("nbf", "iat"):
+                await identity.check(signed(claims | {claim: time.time() + 5}, "k"))
+                with pytest.raises(TokenRefused, match="not valid yet"):
+                    await identity.check(signed(claims | {claim: time.time() + 60}, "k"))
 
 
 async def test_keys_at_hand_count_while_the_provider_is_away(own_idp: ServerProcess) -> None:
@@ -267,5 +280,14 @@ async def test_a_slow_provider_is_not_waited_for(idp_server: ServerProcess, admi
 
 async def test_what_is_no_answer_is_said(idp_server: ServerProcess) -> None:
     async with provider(idp_server.url, realm="other") as identity:
+        assert not await identity.answers()
         with pytest.raises(IdentityProviderUnavailable, match="404"):
             await identity.service_token()
+
+
+async def test_whether_it_answers_can_be_asked(own_idp: ServerProcess) -> None:
+    async with provider(own_idp.url) as identity:
+        assert await identity.answers()
+        own_idp.stop(kill=True)
+        with pytest.raises(httpx.ConnectError):
+            await identity.answers()

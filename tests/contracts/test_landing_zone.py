@@ -1,8 +1,6 @@
 """Uploads by URL, asked of a real MinIO: what a client can do with a URL, and what becomes of the parts."""
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,20 +16,13 @@ from clients.s3_wire import Wire
 from domain.errors import Misconfigured, UploadRefused
 from tests.contracts.conftest import ACCESS_KEY, REGION, SECRET_KEY
 from tests.contracts.test_s3_contract import AWKWARD
+from tests.digests import composite_b64, sha256_b64
 from tests.fakes.processes import ServerProcess
 
 MIB = 2**20
 PID = "20.500.11935/8c4e"
 PREFIX = f"openem-network/datasets/{PID}/raw_files/"
 ACCOUNT: dict[str, Any] = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "region": REGION}
-
-
-def b64(data: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-
-def composite(*parts: bytes) -> str:
-    return b64(b"".join(hashlib.sha256(part).digest() for part in parts))
 
 
 class Site:
@@ -42,7 +33,7 @@ class Site:
 
     async def put(self, url: str, data: bytes, **headers: str) -> httpx.Response:
         """As the Go client does it."""
-        sent = {"x-amz-checksum-sha256": b64(data), "Content-Type": "application/json", **headers}
+        sent = {"x-amz-checksum-sha256": sha256_b64(data), "Content-Type": "application/json", **headers}
         return await self.http.put(url, content=data, headers=sent)
 
     async def put_parts(self, urls: list[str], *parts: bytes) -> list[Part]:
@@ -50,7 +41,7 @@ class Site:
         answers = await asyncio.gather(*(self.put(url, part) for url, part in zip(urls, parts, strict=True)))
         assert {answer.status_code for answer in answers} == {200}, answers[0].text
         return [
-            (number, answer.headers["ETag"].strip('"'), b64(part))
+            (number, answer.headers["ETag"].strip('"'), sha256_b64(part))
             for number, (answer, part) in enumerate(zip(answers, parts, strict=True), 1)
         ]
 
@@ -90,8 +81,8 @@ async def test_a_file_of_any_name_is_put_whole_and_completed_all_the_same(site: 
     answer = await site.put(url, data)
     assert answer.status_code == 200, answer.text
     assert await site.content(key) == data
-    part = (1, answer.headers["ETag"].strip('"'), b64(data))
-    location = await site.zone.complete(key, "", [part], composite(data))
+    part = (1, answer.headers["ETag"].strip('"'), sha256_b64(data))
+    location = await site.zone.complete(key, "", [part], composite_b64(data))
     assert location == site.http.build_request("GET", url).url.copy_with(query=None)
     assert urlsplit(location).path == f"/{site.bucket}/{quote(key, safe='/~')}"
 
@@ -101,10 +92,10 @@ async def test_a_file_of_any_name_is_put_in_parts(site: Site, path: str) -> None
     key, parts = PREFIX + path, (b"a" * 5 * MIB, b"rest")
     upload_id, urls = await site.zone.begin(key, 2)
     sent = await site.put_parts(urls, *parts)
-    assert (await site.zone.complete(key, upload_id, sent, composite(*parts))).startswith("http")
+    assert (await site.zone.complete(key, upload_id, sent, composite_b64(*parts))).startswith("http")
     head = await site.objects.head(site.bucket, key)
     assert head is not None
-    assert head.composite_sha256 == f"{composite(*parts)}-2"
+    assert head.composite_sha256 == f"{composite_b64(*parts)}-2"
     assert await site.open() == []
 
 
@@ -142,7 +133,7 @@ async def test_a_url_is_for_the_host_that_clients_dial(minio_server: ServerProce
 
 async def test_other_bytes_than_announced_are_refused_by_s3(site: Site) -> None:
     _, [url] = await site.zone.begin(f"{PREFIX}a", 1)
-    answer = await site.put(url, b"x", **{"x-amz-checksum-sha256": b64(b"y")})
+    answer = await site.put(url, b"x", **{"x-amz-checksum-sha256": sha256_b64(b"y")})
     assert (answer.status_code, "XAmzContentChecksumMismatch" in answer.text) == (400, True)
 
 
@@ -150,13 +141,13 @@ async def test_an_upload_can_be_completed_by_several_at_once_and_again(site: Sit
     key, parts = f"{PREFIX}a", (b"a" * 5 * MIB, b"rest")
     upload_id, urls = await site.zone.begin(key, 2)
     sent = await site.put_parts(urls, *parts)
-    arguments = (key, upload_id, sent, composite(*parts))
+    arguments = (key, upload_id, sent, composite_b64(*parts))
     await asyncio.gather(*(site.zone.complete(*arguments) for _ in range(5)))
     await site.zone.complete(*arguments)
     versions = [version async for version in site.objects.list_versions(site.bucket, key)]
     assert len(versions) == 1
     with pytest.raises(UploadRefused) as refused:
-        await site.zone.complete(key, upload_id, sent[:1], composite(parts[0]))
+        await site.zone.complete(key, upload_id, sent[:1], composite_b64(parts[0]))
     assert refused.value.code == "NoSuchUpload"
 
 
@@ -165,13 +156,13 @@ async def test_what_does_not_match_is_refused_with_s3s_word_and_the_upload_stays
     upload_id, urls = await site.zone.begin(key, 2)
     sent = await site.put_parts(urls, *parts)
     (_, etag, digest), second = sent
-    good = composite(*parts)
+    good = composite_b64(*parts)
     for wrong, whole, code in [
-        ([(1, etag, b64(b"other")), second], good, "InvalidPart"),
+        ([(1, etag, sha256_b64(b"other")), second], good, "InvalidPart"),
         ([(1, "0" * 32, digest), second], good, "InvalidPart"),
         ([*sent, (3, etag, digest)], good, "InvalidPart"),
-        (sent, composite(parts[1], parts[0]), "XAmzContentChecksumMismatch"),
-        (sent, b64(b"".join(parts)), "XAmzContentChecksumMismatch"),
+        (sent, composite_b64(parts[1], parts[0]), "XAmzContentChecksumMismatch"),
+        (sent, sha256_b64(b"".join(parts)), "XAmzContentChecksumMismatch"),
     ]:
         with pytest.raises(UploadRefused) as refused:
             await site.zone.complete(key, upload_id, wrong, whole)
@@ -185,7 +176,7 @@ async def test_parts_that_are_too_small_are_refused(site: Site) -> None:
     upload_id, urls = await site.zone.begin(f"{PREFIX}a", 2)
     sent = await site.put_parts(urls, b"a", b"b")
     with pytest.raises(UploadRefused) as refused:
-        await site.zone.complete(f"{PREFIX}a", upload_id, sent, composite(b"a", b"b"))
+        await site.zone.complete(f"{PREFIX}a", upload_id, sent, composite_b64(b"a", b"b"))
     assert refused.value.code == "EntityTooSmall"
 
 
@@ -197,7 +188,7 @@ async def test_a_digest_that_is_none_is_refused(site: Site, digest: str) -> None
     with pytest.raises(UploadRefused):
         await site.zone.complete(key, upload_id, sent, digest)
     with pytest.raises(UploadRefused):
-        await site.zone.complete(key, upload_id, [sent[0], (2, sent[1][1], digest)], composite(*parts))
+        await site.zone.complete(key, upload_id, [sent[0], (2, sent[1][1], digest)], composite_b64(*parts))
 
 
 async def test_an_upload_is_given_up_for_good(site: Site) -> None:
@@ -208,20 +199,20 @@ async def test_an_upload_is_given_up_for_good(site: Site) -> None:
         await site.zone.abort(key, given)
     assert await site.open() == []
     with pytest.raises(UploadRefused) as refused:
-        await site.zone.complete(key, upload_id, sent, composite(b"x"))
+        await site.zone.complete(key, upload_id, sent, composite_b64(b"x"))
     assert refused.value.code == "NoSuchUpload"
 
 
 async def test_a_whole_object_is_compared_byte_by_digest(site: Site) -> None:
     key, data = f"{PREFIX}a", b"data"
     with pytest.raises(UploadRefused, match="no such object"):
-        await site.zone.complete(key, "", [(1, "e", b64(data))], composite(data))
+        await site.zone.complete(key, "", [(1, "e", sha256_b64(data))], composite_b64(data))
     _, [url] = await site.zone.begin(key, 1)
     etag = (await site.put(url, data)).headers["ETag"].strip('"')
     for part, whole in [
-        ((1, "0" * 32, b64(data)), composite(data)),
-        ((1, etag, b64(b"other")), composite(b"other")),
-        ((1, etag, b64(data)), b64(data)),
+        ((1, "0" * 32, sha256_b64(data)), composite_b64(data)),
+        ((1, etag, sha256_b64(b"other")), composite_b64(b"other")),
+        ((1, etag, sha256_b64(data)), sha256_b64(data)),
     ]:
         with pytest.raises(UploadRefused):
             await site.zone.complete(key, "", [part], whole)

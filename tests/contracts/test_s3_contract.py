@@ -1,8 +1,6 @@
 """What the archiver relies on S3 for, asked of a real MinIO through `ObjectStore` and `BulkObjects`."""
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from clients.s3_small import SmallObjects
 from clients.s3_wire import ObjectChanged, Range
 from domain.errors import Misconfigured, ObjectStoreUnavailable
 from tests.contracts.conftest import ACCESS_KEY, REGION, SECRET_KEY, minio_process
+from tests.digests import composite_b64, sha256_b64
 from tests.fakes.certificate import certificate
 from tests.fakes.processes import ServerProcess
 
@@ -118,17 +117,9 @@ async def versions(store: ObjectStore, bucket: str, prefix: str = "") -> list[Ob
     return [version async for version in store.list_versions(bucket, prefix)]
 
 
-def b64(data: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-
-def composite(*parts: bytes) -> str:
-    return b64(b"".join(hashlib.sha256(part).digest() for part in parts))
-
-
 def send(bulk: BulkObjects, bucket: str, key: str, upload_id: str, number: int, data: bytes) -> tuple[int, str, str]:
-    etag = bulk.upload_part(bucket, key, upload_id, number, len(data), [memoryview(data)], b64(data))
-    return number, etag, b64(data)
+    etag = bulk.upload_part(bucket, key, upload_id, number, len(data), [memoryview(data)], sha256_b64(data))
+    return number, etag, sha256_b64(data)
 
 
 # --- small objects ----------------------------------------------------------------------------------------------------
@@ -281,27 +272,27 @@ async def test_an_upload_in_parts_has_the_composite_of_its_parts(
     assert {n: (part.size, part.etag, part.sha256_b64) for n, part in parts.items()} == {
         number: (len(data), etag, digest) for (number, etag, digest), data in zip(sent, (first, second), strict=True)
     }
-    await store.complete_multipart(bucket, key, upload_id, sent, composite(first, second))
+    await store.complete_multipart(bucket, key, upload_id, sent, composite_b64(first, second))
     head = await store.head(bucket, key)
     assert head is not None
-    assert (head.size, head.composite_sha256) == (PART + 1000, f"{composite(first, second)}-2")
+    assert (head.size, head.composite_sha256) == (PART + 1000, f"{composite_b64(first, second)}-2")
     assert await store.list_parts(bucket, key, upload_id) is None
 
 
 async def test_an_upload_of_one_part_is_composite_too(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
     upload_id = await store.create_multipart(bucket, "a")
     await store.complete_multipart(
-        bucket, "a", upload_id, [send(bulk, bucket, "a", upload_id, 1, b"x")], composite(b"x")
+        bucket, "a", upload_id, [send(bulk, bucket, "a", upload_id, 1, b"x")], composite_b64(b"x")
     )
     head = await store.head(bucket, "a")
     assert head is not None
-    assert head.composite_sha256 == f"{composite(b'x')}-1"
+    assert head.composite_sha256 == f"{composite_b64(b'x')}-1"
 
 
 async def test_a_damaged_part_is_refused(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
     upload_id = await store.create_multipart(bucket, "a")
     with pytest.raises(PartRefused):
-        bulk.upload_part(bucket, "a", upload_id, 1, 4, [memoryview(b"ab"), memoryview(b"cd")], b64(b"abce"))
+        bulk.upload_part(bucket, "a", upload_id, 1, 4, [memoryview(b"ab"), memoryview(b"cd")], sha256_b64(b"abce"))
     assert await store.list_parts(bucket, "a", upload_id) == {}
 
 
@@ -309,12 +300,12 @@ async def test_other_parts_or_another_composite_are_refused(store: ObjectStore, 
     upload_id = await store.create_multipart(bucket, "a")
     number, etag, digest = send(bulk, bucket, "a", upload_id, 1, b"x")
     with pytest.raises(PartRefused):
-        await store.complete_multipart(bucket, "a", upload_id, [(number, etag, digest)], composite(b"y"))
+        await store.complete_multipart(bucket, "a", upload_id, [(number, etag, digest)], composite_b64(b"y"))
     with pytest.raises(PartRefused):
-        await store.complete_multipart(bucket, "a", upload_id, [(number, etag, b64(b"y"))], composite(b"y"))
+        await store.complete_multipart(bucket, "a", upload_id, [(number, etag, sha256_b64(b"y"))], composite_b64(b"y"))
     with pytest.raises(PartRefused):
-        await store.complete_multipart(bucket, "a", upload_id, [(7, etag, digest)], composite(b"x"))
-    await store.complete_multipart(bucket, "a", upload_id, [(number, etag, digest)], composite(b"x"))
+        await store.complete_multipart(bucket, "a", upload_id, [(7, etag, digest)], composite_b64(b"x"))
+    await store.complete_multipart(bucket, "a", upload_id, [(number, etag, digest)], composite_b64(b"x"))
 
 
 async def test_an_unknown_upload_has_vanished(store: ObjectStore, bulk: BulkObjects, bucket: str) -> None:
@@ -326,7 +317,7 @@ async def test_an_unknown_upload_has_vanished(store: ObjectStore, bulk: BulkObje
     with pytest.raises(UploadVanished):
         send(bulk, bucket, "a", upload_id, 1, b"x")
     with pytest.raises(UploadVanished):
-        await store.complete_multipart(bucket, "a", upload_id, [sent], composite(b"x"))
+        await store.complete_multipart(bucket, "a", upload_id, [sent], composite_b64(b"x"))
 
 
 async def test_open_uploads_are_found_below_a_prefix(store: ObjectStore, bucket: str) -> None:
@@ -459,7 +450,7 @@ async def test_tls_with_a_certificate_of_ones_own(tls_minio: tuple[ServerProcess
         await store.ensure_bucket("bucket", versioned=True)
         upload_id = await store.create_multipart("bucket", "a")
         sent = send(readers.bulk, "bucket", "a", upload_id, 1, data)
-        await store.complete_multipart("bucket", "a", upload_id, [sent], composite(data))
+        await store.complete_multipart("bucket", "a", upload_id, [sent], composite_b64(data))
         [version] = await versions(store, "bucket")
         assert await readers.read("bucket", version, 0, PART) == data
     async with readers_of(server.url, **CREDENTIALS) as distrustful:

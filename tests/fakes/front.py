@@ -1,7 +1,5 @@
 """What stands behind the API, pretended: Temporal, the stores, the identity provider, SciCat and datasets' uploads."""
 
-import base64
-import hashlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from domain.progress import DatasetProgress, JobDatasetProgress, JobProgress
 from domain.steering import JobList, JobSummary, Steered, Verb
 from domain.uploads import FinalizedUpload, FinalizeUpload
 from settings import Settings
+from tests.digests import composite_b64, sha256_b64
 
 SCICAT = ("scicat", "pässword:with colon")
 OPERATOR = ("operator", "word")
@@ -79,7 +78,7 @@ class PretendGateway:
             return Steered(verb=verb, acted=("archive-dataset/20.500/known",), left_alone=left_alone)
         return Steered(verb=verb, acted=(), left_alone={"archive-dataset/20.500/known": "too late", **left_alone})
 
-    async def start_job(self, order: JobOrder) -> str:
+    async def start_job(self, order: JobOrder, *, within_s: float) -> str:
         if self.failure:
             raise self.failure
         self.orders.append(order)
@@ -167,15 +166,10 @@ def head(composite: str, etag: str = "etag") -> ObjectHead:
     )
 
 
-def sha256_b64(data: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
-
-
 WHOLE_OBJECT = f"openem-network/datasets/{KNOWN_DATASET}/raw_files/whole"
-_DIGEST = sha256_b64(b"whole")
 WHOLE: dict[str, Any] = {
-    "parts": [{"part_number": 1, "etag": "etag", "checksum_sha256": _DIGEST}],
-    "checksum_sha256": sha256_b64(base64.b64decode(_DIGEST)),
+    "parts": [{"part_number": 1, "etag": "etag", "checksum_sha256": sha256_b64(b"whole")}],
+    "checksum_sha256": composite_b64(b"whole"),
 }
 """What completes an object that was put whole."""
 
@@ -200,6 +194,11 @@ class PretendIdentity:
             "id_token": "not ours to pass on",
         }
     )
+
+    async def answers(self) -> bool:
+        if self.failure:
+            raise self.failure
+        return True
 
     async def issued(self, token: str) -> bool:
         return token.startswith(SERVICE_TOKEN)

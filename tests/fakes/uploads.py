@@ -110,7 +110,7 @@ class _Jobs(Gateway):
         super().__init__(client)
         self.started: list[str] = []
 
-    async def start_job(self, order: Any) -> str:
+    async def start_job(self, order: Any, **_: Any) -> str:
         self.started.append(order.job_id)
         return "run"
 

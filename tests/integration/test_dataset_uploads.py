@@ -5,12 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
 
 from domain import names
 from domain.progress import UploadProgress
-from domain.reservations import GIB
+from domain.reservations import GIB, Counted
+from domain.uploads import UploadOrder, UploadPhase, UploadState
 from tests.ingestor import Ingestor
 from tests.lab import DATASET, Lab, eventually, some_bytes
+from workflows import queues, search_attributes
 
 FILES = {"movie 1.tif": some_bytes(70_000), "sub/é+%20.txt": b"text"}
 
@@ -211,3 +214,49 @@ async def test_a_count_finds_what_nobody_was_promised_and_what_was(uploader: Upl
             lab.landing, [(stray, v.version_id) async for v in lab.objects.list_versions(lab.landing, stray)]
         )
     await uploader.post("abortDatasetUpload", dataset_id=pid)
+
+
+async def test_an_upload_that_has_not_heard_of_the_end_of_its_archive_hears_of_it_with_the_next_count(
+    uploader: Uploader, lab: Lab
+) -> None:
+    archived, waiting = await lab.archived(FILES), await uploader.uploaded(FILES)
+    assert (await uploader.finalize(waiting, archive=False)).status_code == 201
+    state = UploadState(phase=UploadPhase.FINALIZED, granted=GIB, ticket="t")
+    unheard = await lab.temporal.start_workflow(
+        "Upload",
+        UploadOrder(pid=archived, reservation_s=3600, state=state),
+        id=names.upload_workflow(archived),
+        task_queue=queues.CONTROL,
+        search_attributes=TypedSearchAttributes(
+            [
+                SearchAttributePair(search_attributes.DATASET_PID, archived),
+                SearchAttributePair(search_attributes.PHASE, state.phase.value),
+                SearchAttributePair(search_attributes.TOTAL_BYTES, GIB),
+            ]
+        ),
+        result_type=UploadProgress,
+    )
+
+    async def count() -> Counted:
+        return await lab.temporal.execute_workflow(
+            "ReconcileLandingZone", id="count", task_queue=queues.CONTROL, result_type=Counted
+        )
+
+    # Something is left there, or may still be freed: then nobody is told.
+    left = names.raw_key(archived, "left")
+    await lab.objects.put(lab.landing, left, b"left")
+    assert (await count()).claims[archived].found == 4
+    await lab.objects.delete_versions(
+        lab.landing, [(left, version.version_id) for version in (await lab.landed(archived))["left"]]
+    )
+    archive = await lab.temporal.start_workflow("At work", id=names.archive_workflow(archived), task_queue="nobody's")
+    assert archived in (await count()).claims
+    await archive.terminate()
+
+    counted = await count()
+    assert archived not in counted.claims
+    assert (await asyncio.wait_for(unheard.result(), timeout=30)).outcome == "freed"
+    assert counted.claims[waiting].found == sum(map(len, FILES.values()))
+    assert await uploader.reserved(waiting) == GIB
+    assert (await lab.landed(waiting)).keys() == FILES.keys()
+    await uploader.released(archived)

@@ -90,7 +90,9 @@ async def test_every_step_says_how_urgent_it_is_and_for_which_group() -> None:
         stage.world.job("1", "a", group="group A").owner_group = ""
         stage.world.job("2", "b", kind="retrieve", group="group B")
         await stage.start_job("1")
-        await Gateway(stage.client).start_job(JobOrder(job_id="2", type=JobType.RETRIEVE, timing=stage.timing))
+        await Gateway(stage.client).start_job(
+            JobOrder(job_id="2", type=JobType.RETRIEVE, timing=stage.timing), within_s=30
+        )
         await stage.job("1").result()
         await stage.job("2").result()
 

@@ -1,5 +1,6 @@
 """Twenty datasets in one job, and four of them, each in its own way, cannot be archived: the others do not notice."""
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from api.orders import job_order
@@ -9,24 +10,19 @@ from domain.lifecycle import JobStatus, JobType
 from domain.orders import DatasetOrder
 from tests.integration.test_bad_input import entry, logged, nothing_was_left, scicat_fault, standing
 from tests.lab import Lab, some_bytes
-from workflows import queues
 
 
-async def begin(lab: Lab, pid: str, **timing: float) -> None:
-    """Start a dataset with a patience of its own, before its job."""
+def begun(lab: Lab, pid: str, **timing: float) -> AbstractAsyncContextManager[None]:
+    """A dataset with a patience of its own, for the job that is submitted meanwhile."""
     order = job_order(lab.stack.settings, "", JobType.ARCHIVE)
-    await lab.temporal.start_workflow(
-        "ArchiveDataset",
-        DatasetOrder(
-            pid=pid,
-            timing=order.timing.model_copy(update=timing),
-            packing=order.packing,
-            writing=order.writing,
-            limits=order.limits,
-        ),
-        id=names.archive_workflow(pid),
-        task_queue=queues.CONTROL,
+    own = DatasetOrder(
+        pid=pid,
+        timing=order.timing.model_copy(update=timing),
+        packing=order.packing,
+        writing=order.writing,
+        limits=order.limits,
     )
+    return lab.begun("ArchiveDataset", names.archive_workflow(pid), own)
 
 
 async def planned(lab: Lab, *pids: str) -> list[list[str]]:
@@ -55,7 +51,6 @@ async def test_sixteen_of_twenty_datasets_are_archived_and_the_others_say_why_no
     staying = await lab.dataset({"movie.tif": some_bytes(5_000, 16)})
     [cut, _], wrong = await planned(lab, passing, staying)
 
-    await begin(lab, staying, park_s=0.5)
     try:
         await lab.lts("POST", "/admin/faults", json={"kind": "cut", "direction": "in", "path": cut, "count": 3})
         for path in wrong:
@@ -64,7 +59,8 @@ async def test_sixteen_of_twenty_datasets_are_archived_and_the_others_say_why_no
         ours = f"{withheld.rpartition('/')[2]}/origdatablocks"
         async with scicat_fault(lab, path_prefix="/api/v3/datasets/", path_contains=ours, status=403):
             pids = [missing, *good[:5], hostile, *good[5:10], staying, withheld, *good[10:]]
-            job_id = await lab.archive(*pids)
+            async with begun(lab, staying, park_s=0.5):
+                job_id = await lab.archive(*pids)
             job = await lab.ended(job_id)
     finally:
         await lab.lts("DELETE", "/admin/faults")

@@ -1,5 +1,6 @@
 """The HTTP API in one process, with a pretend workflow service: what is accepted, refused, declared; in which shape."""
 
+import asyncio
 import re
 import socket
 from collections.abc import AsyncGenerator
@@ -12,6 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api.app import create_app
 from api.gateway import OutOfReach
+from api.routes import health, jobs
 from domain.errors import ObjectStoreUnavailable
 from domain.steering import Verb
 from settings import SettingsError
@@ -313,6 +315,14 @@ def test_an_application_without_credentials_is_not_made(missing: str) -> None:
         create_app(settings(**{missing: ""}))
 
 
+def test_in_production_uploads_need_the_account_that_uploaders_are_given_tokens_of() -> None:
+    uploads = {"environment": "production", "scicat_ingestor_groups": "group1"}
+    with pytest.raises(SettingsError, match=r"^IDP_PASSWORD must be set and not be empty\.$"):
+        create_app(settings(**uploads))
+    for served in (uploads | {"idp_password": "p"}, uploads | {"scicat_ingestor_groups": ""}):
+        create_app(settings(**served))
+
+
 # Failures of ours
 
 
@@ -351,14 +361,59 @@ async def test_a_temporal_that_is_not_there_is_a_500_within_seconds() -> None:
             assert (await http.get("/health/livez")).json()["status"] == "healthy"
             body = assert_is_server_error(await http.post("/archiver/jobs", json=GOOD), "TemporalUnavailable")
             ready = await http.get("/health/readyz")
-    assert "nothing was started" in body["message"]
+    assert "ask again later" in body["message"]
     assert ready.status_code == 503
-    assert ready.json().keys() == {"status", "error", "errors"}
+    assert ready.json().keys() == {"status", "error", "errors", "notes"}
     assert ready.json()["status"] == "not ready"
     assert [error["dependency"] for error in ready.json()["errors"]] == ["temporal", "scicat", "s3"]
     for error in ready.json()["errors"]:
         assert error["dependency"] in ready.json()["error"]
         assert (error["endpoint"].endswith(address), bool(error["message"])) == (True, True)
+
+
+async def test_a_temporal_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a machine that is switched off: nothing is refused, and nothing comes."""
+    monkeypatch.setattr(jobs, "_STARTED_WITHIN_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        app = create_app(settings(temporal_address=f"127.0.0.1:{silent.getsockname()[1]}"))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://api", auth=SCICAT) as http,
+            asyncio.timeout(30),
+        ):
+            body = assert_is_server_error(await http.post("/archiver/jobs", json=GOOD), "TemporalUnavailable")
+    assert body["details"] == "no answer within 0.1 s"
+
+
+@pytest.mark.parametrize(
+    ("groups", "failure", "notes"),
+    [
+        ("group1", httpx.ConnectError("secret address"), ["does not answer (ConnectError)"]),
+        ("group1", None, []),
+        ("", httpx.ConnectError("secret address"), []),
+    ],
+    ids=["away", "there", "not needed"],
+)
+async def test_an_identity_provider_that_is_away_is_noted_and_the_service_ready(
+    monkeypatch: pytest.MonkeyPatch, front: Front, groups: str, failure: Exception | None, notes: list[str]
+) -> None:
+    async def scicat(_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(health, "_scicat", scicat)
+    front.identity.failure = failure
+    app = create_app(settings(scicat_ingestor_groups=groups, idp_url="https://idp.host.org"))
+    app.state.services = front.services()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api") as http:
+        ready = await http.get("/health/readyz")
+        front.gateway.failure = OutOfReach("no answer")
+        not_ready = await http.get("/health/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    assert [note["message"] for note in ready.json()["notes"]] == notes
+    assert {note["endpoint"] for note in ready.json()["notes"]} <= {"https://idp.host.org"}
+    assert (not_ready.status_code, not_ready.json()["notes"]) == (503, ready.json()["notes"])
+    assert [error["dependency"] for error in not_ready.json()["errors"]] == ["temporal"]
 
 
 # What browsers and caches are told

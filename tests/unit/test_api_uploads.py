@@ -23,6 +23,7 @@ from domain.errors import (
     ObjectStoreUnavailable,
     WorkflowUnanswered,
 )
+from tests.digests import composite_b64, sha256_b64
 from tests.fakes.front import (
     BUCKET,
     JOB_ID,
@@ -34,7 +35,6 @@ from tests.fakes.front import (
     assert_is_unprocessable,
     head,
     settings,
-    sha256_b64,
 )
 
 PID = "20.500.11935/8c4e"
@@ -42,7 +42,7 @@ PREFIX = f"openem-network/datasets/{PID}/raw_files/"
 KEY = f"{PREFIX}grid 1/100%+é.tif"
 UPLOAD = {"dataset_id": PID, "object_name": KEY}
 DIGEST = sha256_b64(b"part")
-COMPOSITE = sha256_b64(base64.b64decode(DIGEST))
+COMPOSITE = composite_b64(b"part")
 PART = {"part_number": 1, "etag": "etag", "checksum_sha256": DIGEST}
 COMPLETE = UPLOAD | {"upload_id": "u", "parts": [PART], "checksum_sha256": COMPOSITE}
 ABORT = {"dataset_id": "", "object_name": KEY, "upload_id": ""}
@@ -219,6 +219,21 @@ async def test_an_upload_is_completed_once_and_a_repeat_says_the_same(http: http
     assert front.s3.objects[KEY].composite_sha256 == "composite-2"
     other = await http.post("/s3/completeUpload", json=body | {"parts": parts[:1]})
     assert_is_server_error(other, "NoSuchUpload")
+
+
+async def test_what_a_client_is_told_of_its_own_upload_is_no_error_of_ours(
+    http: httpx.AsyncClient, front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that goes on asks for each of a hundred thousand files whether it is there."""
+    caplog.set_level("INFO", "api")
+    await http.post("/s3/completeUpload", json=COMPLETE | {"upload_id": ""})
+    for front.uploads.failure in (AlreadyFinalized("finalized"), Misconfigured("no bucket")):
+        await http.post("/s3/presignedUrls", json=UPLOAD | {"parts": 1})
+    assert [(record.levelname, record.getMessage().split()[2]) for record in caplog.records] == [
+        ("INFO", "UploadRefused:"),
+        ("WARNING", "AlreadyFinalized:"),
+        ("ERROR", "Misconfigured:"),
+    ]
 
 
 async def test_parts_that_s3_does_not_have_leave_the_upload_open(http: httpx.AsyncClient, front: Front) -> None:

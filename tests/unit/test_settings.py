@@ -166,13 +166,6 @@ def test_a_broken_config_file_is_named(tmp_path: Path) -> None:
         load_settings()
 
 
-@pytest.mark.parametrize("missing", ["job_endpoint_username", "job_endpoint_password"])
-def test_the_job_endpoint_needs_an_account(missing: str) -> None:
-    account = {name: SecretStr("x") for name in ("job_endpoint_username", "job_endpoint_password") if name != missing}
-    with pytest.raises(SettingsError, match="JOB_ENDPOINT_USERNAME and JOB_ENDPOINT_PASSWORD must be set"):
-        Settings.model_validate(account).require_job_endpoint_credentials()
-
-
 def test_require_names_what_is_missing() -> None:
     settings = Settings(s3_user=SecretStr("x"))
     settings.require("s3_user", "S3_ENDPOINT")

@@ -20,6 +20,8 @@ from typer.testing import CliRunner, Result
 from cli import upload, upload_api, upload_files
 from cli.catalogue import Refused
 from cli.upload_journal import FileUpload, Journal, unfinished
+from domain.checksum import b64, composite
+from tests.digests import sha256_b64
 
 PID = "20.500.11935/0d4c"
 PREFIX = f"openem-network/datasets/{PID}/raw_files/"
@@ -121,12 +123,12 @@ class World:
             return _s3_error(403, "AccessDenied")
         assert "Transfer-Encoding" not in request.headers
         content = request.content
-        if request.headers["x-amz-checksum-sha256"] != _b64(hashlib.sha256(content).digest()):
+        if request.headers["x-amz-checksum-sha256"] != sha256_b64(content):
             return _s3_error(400, "XAmzContentChecksumMismatch")
         etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if not upload_id:
             self.contents[path] = content
-            self.objects[path] = etag, _b64(hashlib.sha256(content).digest())
+            self.objects[path] = etag, sha256_b64(content)
         elif upload_id in self.open:
             self.open[upload_id][number] = content
         else:
@@ -147,13 +149,13 @@ class World:
             + (f"&partNumber={number}&uploadId={upload_id}" if upload_id else "")
             for number in range(1, body["parts"] + 1)
         ]
-        return httpx.Response(201, json={"upload_id": upload_id, "urls": [_b64(url.encode()) for url in urls]})
+        return httpx.Response(201, json={"upload_id": upload_id, "urls": [b64(url.encode()) for url in urls]})
 
     def _completeUpload(self, body: Any) -> httpx.Response:  # noqa: N802
         path = body["object_name"].removeprefix(PREFIX)
         parts, upload_id = body["parts"], body["upload_id"]
         digests = [base64.b64decode(part["checksum_sha256"]) for part in parts]
-        assert body["checksum_sha256"] == _b64(hashlib.sha256(b"".join(digests)).digest())
+        assert body["checksum_sha256"] == b64(composite(digests))
         if upload_id in self.open:
             lying = self.open.pop(upload_id)
             assert [hashlib.sha256(lying[number]).digest() for number in sorted(lying)] == digests
@@ -182,10 +184,6 @@ class World:
             return httpx.Response(500, json={"code": code, "message": f"{code}!", "details": "?"})
         self.finalized = True
         return httpx.Response(201, json={"dataset_id": PID, "message": "the upload is finalized; no archive job"})
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _s3_error(status: int, code: str) -> httpx.Response:
