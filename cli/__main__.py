@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import client, datablock, demo, local, orphans, services, steering, upload
+from cli import client, configuration, datablock, demo, local, orphans, services, steering, upload
 
 app = typer.Typer(
     name="scopemarchiver",
@@ -12,6 +12,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 services.register(app)
+configuration.register(app)
 local.register(app)
 client.register(app)
 upload.register(app)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from cli.ports import HOST, Ports
+from cli.secret_files import write_once
 from settings import Settings
 from settings.sources import CONFIG_VARIABLE, SECRETS_VARIABLE, config_path
 
@@ -43,13 +44,8 @@ def keep_secrets(folder: Path) -> dict[str, str]:
     }
     for name, value in accounts.items():
         path = folder / name.lower()
-        try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+        if not write_once(path, value, mode=0o600):
             accounts[name] = path.read_text().strip()
-        else:
-            with os.fdopen(file, "w") as secret:
-                secret.write(value)
     return accounts
 
 

@@ -6,7 +6,7 @@ runtimes mount them so. `config.toml` is the one named by `SCOPEMARCHIVER_CONFIG
 
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,11 +38,24 @@ def load_settings() -> "Settings":
     Raises:
         SettingsError: Says of every wrong setting what is wrong with it, never its value.
     """
-    from settings.model import Settings
     from settings.placeholders import known_to_everybody
 
+    settings = read_settings()
+    if settings.in_production and (sentences := known_to_everybody(settings)):
+        raise SettingsError(sentences)
+    return settings
+
+
+def read_settings() -> "Settings":
+    """Read the configuration for somebody to look at: no process starts by it, so a placeholder may stand in it.
+
+    Raises:
+        SettingsError: As `load_settings`, for all else.
+    """
+    from settings.model import Settings
+
     try:
-        settings = Settings()
+        return Settings()
     except ValidationError as error:
         # `from None`: pydantic's own text quotes the values, which may be secrets.
         raise SettingsError([_sentence(detail) for detail in error.errors(include_input=False)]) from None
@@ -51,9 +64,6 @@ def load_settings() -> "Settings":
         if not isinstance(reason, OSError):
             raise
         raise SettingsError([f"{reason.filename} cannot be read: {reason.strerror}."]) from None
-    if settings.in_production and (sentences := known_to_everybody(settings)):
-        raise SettingsError(sentences)
-    return settings
 
 
 def config_path() -> Path | None:
@@ -70,6 +80,14 @@ def config_path() -> Path | None:
     return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
 
 
+class ConfigFile(InitSettingsSource):
+    """The settings that stand in one file."""
+
+    def __init__(self, settings_cls: type[BaseSettings], path: Path, content: Mapping[str, object]) -> None:
+        super().__init__(settings_cls, init_kwargs=dict(content))
+        self.path = path
+
+
 def config_file(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
     """Build the source that reads `config.toml`; setting names count in either case."""
     path = config_path()
@@ -80,11 +98,11 @@ def config_file(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
             content = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path} cannot be read: {error}."]) from error
-    return InitSettingsSource(settings_cls, init_kwargs={name.lower(): value for name, value in content.items()})
+    return ConfigFile(settings_cls, path, {name.lower(): value for name, value in content.items()})
 
 
-def secrets_files(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettingsSource, ...]:
-    """Build the source that reads secrets files; none where there is no /run/secrets, as on a laptop.
+def secrets_folder() -> Path | None:
+    """Tell where secrets files are read from; None where there is no /run/secrets, as on a laptop.
 
     Raises:
         SettingsError: `SECRETS_DIR` names a folder that is not there.
@@ -93,7 +111,13 @@ def secrets_files(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSetting
     folder = Path(named) if named else DEFAULT_SECRETS
     if named and not folder.is_dir():
         raise SettingsError([f"{SECRETS_VARIABLE} names {named}, which is not a folder."])
-    return (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder.is_dir() else ()
+    return folder if folder.is_dir() else None
+
+
+def secrets_files(settings_cls: type[BaseSettings]) -> tuple[PydanticBaseSettingsSource, ...]:
+    """Build the source that reads secrets files, if there is a folder of them."""
+    folder = secrets_folder()
+    return (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
 
 
 def _sentence(detail: ErrorDetails) -> str:
