@@ -14,15 +14,19 @@ _DATASET_PID = SearchAttributeKey.for_keyword("DatasetPid")
 _TOTAL_BYTES = SearchAttributeKey.for_int("TotalBytes")
 
 
-async def is_running(client: Client, workflow_id: str) -> bool:
-    """Whether a workflow runs; one that Temporal does not know does not."""
+async def status_of(client: Client, workflow_id: str) -> WorkflowExecutionStatus | None:
+    """How a workflow's latest run stands; None if Temporal does not know it."""
     try:
-        description = await client.get_workflow_handle(workflow_id).describe()
+        return (await client.get_workflow_handle(workflow_id).describe()).status
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:
-            return False
+            return None
         raise
-    return description.status is WorkflowExecutionStatus.RUNNING
+
+
+async def is_running(client: Client, workflow_id: str) -> bool:
+    """Whether a workflow runs; one that Temporal does not know does not."""
+    return await status_of(client, workflow_id) is WorkflowExecutionStatus.RUNNING
 
 
 async def retrieve_jobs(client: Client) -> list[str]:

@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import client, configuration, datablock, demo, local, orphans, services, steering, upload
+from cli import client, configuration, datablock, demo, local, orphans, reconcile, services, steering, upload
 
 app = typer.Typer(
     name="scopemarchiver",
@@ -18,6 +18,7 @@ client.register(app)
 upload.register(app)
 steering.register(app)
 orphans.register(app)
+reconcile.register(app)
 datablock.register(app)
 demo.register(app)
 

@@ -42,7 +42,7 @@ from cli.processes import StackError
 from cli.stack import StackState, settings_of
 from domain.lifecycle import GOOD, JobStatus, Outcome, finished
 from domain.progress import DatasetProgress, JobProgress
-from settings import Settings
+from settings import Settings, SettingsError, load_settings
 
 FAILED, USAGE, OUT_OF_REACH = 1, 2, 3
 LOCAL_USER = "alice"
@@ -480,10 +480,37 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def connected(*services: str) -> Connection:
-    """The connection that the environment or the local stack gives, to these services or all; exits if none."""
+def api_endpoint(settings: Settings) -> str:
+    """The archiver's API as the service's own settings know it, unless the environment names another."""
+    return os.environ.get("API_ENDPOINT") or f"http://{HOST}:{settings.uvicorn_port}"
+
+
+def this_service() -> Connection | None:
+    """The API of the service whose settings and secrets lie here, as its operator: so it is in its containers."""
     try:
-        return connect(os.environ, local_stack(), services=services or SERVICES)
+        settings = load_settings()
+        settings.require("OPERATOR_USERNAME", "OPERATOR_PASSWORD")
+    except SettingsError:
+        return None
+    return Connection(
+        scicat_url="",
+        s3_url="",
+        api_url=api_endpoint(settings),
+        api_user=settings.operator_username.get_secret_value(),
+        api_password=settings.operator_password.get_secret_value(),
+    )
+
+
+def connected(*services: str) -> Connection:
+    """The connection that the environment, the local stack or this service gives; exits if none does.
+
+    Args:
+        services: those that are wanted; all, if none is named.
+    """
+    # Its accounts at SciCat and S3 are not for people.
+    here = local_stack() or (this_service() if services == ("API_ENDPOINT",) else None)
+    try:
+        return connect(os.environ, here, services=services or SERVICES)
     except OutOfReach as error:
         fail(str(error), OUT_OF_REACH)
 

@@ -76,6 +76,10 @@ class ArchiverApi:
     ) -> None:
         await self._http.aclose()
 
+    async def start_job(self, job_id: str, job_type: str) -> Document:
+        """Tell of a SciCat job, as SciCat does; one that runs already is left alone."""
+        return await self._call("POST", "archiver/jobs", json={"id": job_id, "type": job_type})
+
     async def job(self, job_id: str) -> Document:
         """Where a job stands."""
         return await self._call("GET", f"archiver/jobs/{quote(job_id, safe='')}")

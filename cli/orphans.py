@@ -45,7 +45,7 @@ def orphans_command(
       scopemarchiver orphans --fresh --json
     """
     with plainly():
-        settings = _settings(DEFAULT_FOLDER)
+        settings = service_settings(DEFAULT_FOLDER)
     found = run(_latest(settings, fresh=fresh))
     if found is None:
         fail("there is no consistency report yet: ask for one with --fresh, or see that a worker runs", OUT_OF_REACH)
@@ -58,7 +58,12 @@ def orphans_command(
         raise typer.Exit(FOUND)
 
 
-def _settings(folder: Path) -> Settings:
+def service_settings(folder: Path) -> Settings:
+    """The service's own settings: the environment's if it names an S3, else those of the stack that runs in a folder.
+
+    Raises:
+        SettingsError: no stack runs there, and the environment does not say enough.
+    """
     if not os.environ.get("S3_ENDPOINT"):
         try:
             return settings_of(folder)

@@ -38,7 +38,7 @@ from domain.errors import (
     UnknownJob,
 )
 from domain.files import RegisteredFile
-from domain.lifecycle import JobType, finished, uploaded_fields
+from domain.lifecycle import JobStatus, JobType, finished, uploaded_fields
 
 _ALL = 1_000_000
 """More datablocks, or jobs, than any dataset has."""
@@ -67,6 +67,8 @@ class Job:
     """Empty in v3, which does not say."""
     owner_user: str = ""
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    created: str = ""
+    """RFC 3339."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +245,15 @@ class Catalogue:
         async with self._turn(pid):
             return await self._open_archive_jobs(pid)
 
+    async def open_jobs(self) -> list[Job]:
+        """The jobs that have not finished, the oldest first, whether or not anybody works on them."""
+        where = {
+            "type": {"$in": [kind.value for kind in JobType]},
+            "statusCode": {"$nin": [status.value for status in JobStatus if finished(status)]},
+        }
+        jobs = await self._find_jobs("looking for jobs that have not finished", where)
+        return sorted(jobs, key=lambda job: job.created)
+
     async def create_archive_job(self, pid: str, owner_user: str, owner_group: str, contact_email: str) -> str:
         """See to it that there is an archive job of this dataset which has not finished; its id.
 
@@ -283,9 +294,14 @@ class Catalogue:
                 raise
 
     async def _open_archive_jobs(self, pid: str) -> list[Job]:
-        what = f"looking for archive jobs of dataset {pid!r}"
-        # Both versions look into the one store by this name; v3's own `datasetList.pid` finds nothing (4.27, code).
         where = {"type": JobType.ARCHIVE.value, "jobParams.datasetList.pid": pid}
+        return await self._find_jobs(f"looking for archive jobs of dataset {pid!r}", where)
+
+    async def _find_jobs(self, what: str, where: Mapping[str, Any]) -> list[Job]:
+        """Those that have not finished. Names are v4's, by which both versions look into the one store.
+
+        v3's own `datasetList.pid` finds nothing (4.27, code).
+        """
         query = json.dumps({"where": where, "limits": {"limit": _ALL}})
         answer = await self._ask(what, "GET", f"{self._jobs_api}/jobs?filter={quote(query, safe='')}")
         jobs = [_job(found) for found in _mappings(self._json(answer, what))]
@@ -322,6 +338,21 @@ class Catalogue:
         """Change these fields of a dataset's life cycle, in SciCat's names, and no other."""
         async with self._turn(pid):
             await self._of_dataset("changing the life cycle of", "PATCH", pid, "/datasetlifecycle", fields)
+
+    async def datasets_in(self, status: Mapping[str, str], after: str, limit: int) -> list[str]:
+        """The next ids of datasets whose life cycle says so, sorted, behind `after`; empty when there are no more.
+
+        Args:
+            status: fields of `datasetlifecycle`, in SciCat's names.
+            after: the last id of the page before.
+            limit: at most so many.
+        """
+        what = "looking for datasets by their life cycle"
+        where = {"pid": {"$gt": after}} | {f"datasetlifecycle.{name}": value for name, value in status.items()}
+        order = {"order": "pid:asc"} if _is_v3(self._datasets_api) else {"skip": 0, "sort": {"pid": "asc"}}
+        query = json.dumps({"where": where, "limits": {"limit": limit, **order}})
+        answer = await self._ask(what, "GET", f"{self._datasets_api}/datasets?filter={quote(query, safe='')}")
+        return [_text(found, "pid") for found in _mappings(self._json(answer, what))]
 
     async def mark_archivable(self, pid: str) -> None:
         """Tell that all files of a dataset have arrived; not for one whose archive is under way."""
@@ -614,6 +645,7 @@ def _job(found: Mapping[str, Any]) -> Job:
         owner_group=_text(found, "ownerGroup"),
         owner_user=_text(found, "ownerUser") or _text(params, "username"),
         result=_mapping(found.get("jobResultObject")),
+        created=_text(found, "createdAt") or _text(found, "creationTime"),
     )
 
 

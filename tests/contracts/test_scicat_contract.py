@@ -40,6 +40,9 @@ BLOCK: dict[str, Any] = {
 }
 
 
+FINISHED = ("finishedSuccessful", "finishedWithDatasetErrors", "finishedUnsuccessful")
+
+
 class Users:
     """SciCat as others see it: they register datasets and post jobs, and order mishaps."""
 
@@ -228,6 +231,30 @@ async def test_an_archive_job_among_others_and_of_several_datasets(
     assert await catalogue.create_archive_job(pid, **POSTED) == job_id
 
 
+@pytest.mark.parametrize("posted", ["v3", "v4"])
+@pytest.mark.parametrize("reads", ["v3", "v4"])
+async def test_jobs_that_have_not_finished(open_catalogue: Open, users: Users, posted: str, reads: str) -> None:
+    catalogue = open_catalogue(jobs_api_prefix=f"/api/{reads}")
+    before = {job.id for job in await catalogue.open_jobs()}
+    pid = users.dataset()
+    await catalogue.patch_lifecycle(pid, {"retrievable": True})
+    entry = {"pid": pid, "files": []}
+    submitted, at_work, *ended = [users.job(posted, entry) for _ in range(5)]
+    retrieve = users.ask("POST", "/api/v3/jobs", {"type": "retrieve", "datasetList": [entry]})["id"]
+    await catalogue.patch_job(at_work, "inProgress", "")
+    for job_id, status in zip(ended, FINISHED, strict=True):
+        await catalogue.patch_job(job_id, status, "")
+    found = [job for job in await catalogue.open_jobs() if job.id not in before]
+    assert [(job.id, job.type, job.status) for job in found] == [
+        (submitted, "archive", "jobSubmitted"),
+        (at_work, "archive", "inProgress"),
+        (retrieve, "retrieve", "jobSubmitted"),
+    ]
+    assert [job.datasets for job in found] == [(JobDataset(pid),)] * 3
+    assert sorted(job.created for job in found) == [job.created for job in found]
+    assert found[0].created > "2026"
+
+
 @pytest.mark.parametrize("version", ["v3", "v4"])
 async def test_a_job_that_scicat_never_takes(open_catalogue: Open, users: Users, version: str) -> None:
     catalogue = open_catalogue(jobs_api_prefix=f"/api/{version}")
@@ -307,6 +334,17 @@ async def test_a_life_cycle_is_changed_where_it_is_told(either: Catalogue, users
     assert (found.archivable, found.retrievable, found.is_on_central_disk) == (False, True, True)
     assert (found.archive_status, found.retrieve_status) == ("started", "")
     assert found.raw["archiveReturnMessage"] == {"why": "as a test"}
+
+
+async def test_datasets_are_found_by_their_life_cycle(either: Catalogue, users: Users) -> None:
+    status = {"archiveStatusMessage": f"begun {uuid4()}"}
+    begun = sorted(users.dataset() for _ in range(3))
+    for pid in begun:
+        await either.patch_lifecycle(pid, status)
+    first = await either.datasets_in(status, "", 2)
+    assert first == begun[:2]
+    assert await either.datasets_in(status, first[-1], 2) == begun[2:]
+    assert await either.datasets_in(status, begun[-1], 2) == []
 
 
 async def test_original_files_of_all_blocks(either: Catalogue, users: Users) -> None:

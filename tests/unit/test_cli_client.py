@@ -675,6 +675,26 @@ def test_an_operator_needs_no_account_but_the_apis(world: World, monkeypatch: py
     assert (found.api_user, found.api_password) == ("o", "p")
 
 
+def test_beside_the_service_its_own_api_is_asked_as_its_operator(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in its container: settings by the environment, secrets in files."""
+    world.archiver["jobs"] = {"jobs": [], "next_page": ""}
+    for name in ("API_ENDPOINT", "JOB_ENDPOINT_USERNAME", "JOB_ENDPOINT_PASSWORD", "S3_PASSWORD", "SCICAT_PASSWORD"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UVICORN_PORT", str(urlsplit(world.url).port))
+    assert run("jobs").exit_code == 3
+
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "operator_username").write_text("nadia")
+    (secrets / "operator_password").write_text("a good one")
+    monkeypatch.setenv("SECRETS_DIR", str(secrets))
+    assert (run("jobs").exit_code, [path for path, _ in world.told]) == (0, ["jobs"])
+    found = client.connected("API_ENDPOINT")
+    assert (found.api_user, found.api_password) == ("nadia", "a good one")
+
+
 def test_jobs_are_listed_in_lines_page_by_page(world: World) -> None:
     def job(number: int, **more: Any) -> dict[str, Any]:
         named = {"id": f"id-{number}", "type": "archive", "phase": "parked", "started": "2026-01-02"}
