@@ -301,8 +301,26 @@ class CatalogueActivities:
 
     @activity.defn
     async def unregister_blocks(self, order: RegisterBlocks) -> Registered:
-        """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point."""
+        """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point.
+
+        A workflow out of an old copy of Temporal's database may not know that it has committed, and the landing zone is
+        freed since: the mark and the catalogue do.
+        """
+        if await self._is_final(order):
+            activity.logger.warning("dataset %s is archived: nothing of it is taken back", order.pid)
+            return Registered()
+        # A mark of an earlier archive, whose datablocks somebody has deleted, must not protect what is undone now.
+        await self._state.withdraw_commit(order.pid, order.plan_digest)
         return Registered(superseded_key=await self._take_out(order, keep=False))
+
+    async def _is_final(self, order: RegisterBlocks) -> bool:
+        """Whether the plan was committed and everything that it stands for is registered."""
+        if not await self._state.is_committed(order.pid, order.plan_digest):
+            return False
+        plan = await self._state.plan(order.pid, order.plan_digest)
+        generations = await self._state.committed_generations(order.pid, order.plan_digest)
+        ours = {block.regenerated(generations.get(block.index, 0)).archive_id for block in plan.blocks}
+        return ours <= {block.archive_id for block in await self._catalogue.datablocks(order.pid)}
 
     @activity.defn
     async def commit(self, order: Commit) -> None:

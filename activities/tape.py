@@ -486,6 +486,10 @@ class TapeActivities:
         """Leave nothing of these datablocks on the LTS; what a write-once store keeps is listed under `orphans/`."""
         for upload_id in order.uploads:
             await self._store.abort(upload_id)
+        if await self._state.is_committed(order.pid, order.plan_digest):
+            # The undo of the registration, which comes first, would have withdrawn a mark that means nothing.
+            activity.logger.warning("dataset %s is archived: its datablocks stay on the LTS", order.pid)
+            return
         for index in order.indices:
             generations = range(order.generations.get(index, 0) + 1)
             for generation in generations:

@@ -183,6 +183,14 @@ class State:
         """The archive by this plan is final; generations that differ from 0 stand in the mark."""
         await self._put(names.committed_key(pid, digest), json.dumps(generations).encode())
 
+    async def is_committed(self, pid: str, digest: str) -> bool:
+        """Whether the mark is there."""
+        return await self._objects.exists(self._bucket, names.committed_key(pid, digest))
+
+    async def withdraw_commit(self, pid: str, digest: str) -> None:
+        """What the mark stood for is there no more."""
+        await self._objects.delete_objects(self._bucket, [names.committed_key(pid, digest)])
+
     async def committed_generations(self, pid: str, digest: str) -> dict[int, int]:
         """Which generation of each datablock was committed, 0 left out."""
         found = await self.get_json(names.committed_key(pid, digest))
