@@ -20,7 +20,7 @@ from cli import binaries
 from cli.ports import HOST, Ports
 from cli.processes import StackError, last_lines
 from cli.services import plainly
-from cli.stack import ALL_SERVICES, Stack, StackState, bring_down
+from cli.stack import ALL_SERVICES, Stack, StackState, bring_down, check_names
 
 DEFAULT_FOLDER = Path(".local")
 
@@ -44,6 +44,9 @@ def up(
     only: Annotated[
         list[str] | None, typer.Option(help=f"Start just this: {', '.join(ALL_SERVICES)}; repeatable.")
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave this out, e.g. to run it in a debugger; repeatable.")
+    ] = None,
 ) -> None:
     """Start everything on this machine: Temporal, MinIO, a pretend tape library, a pretend SciCat, API and workers.
 
@@ -61,16 +64,20 @@ def up(
 
     scopemarchiver up --only temporal --only minio
 
+    scopemarchiver up --without worker-archival
+
     ARCHIVER_TARGET_SIZE_GB=0.01 MOCK_LTS_TIME_FACTOR=0.01 scopemarchiver up
     """
     with plainly():
         ports = Ports.chosen(os.environ, port_base)
-        if "minio" in (only or ALL_SERVICES):
+        check_names([*(only or ()), *(without or ())])
+        services = [name for name in only or ALL_SERVICES if name not in (without or ())]
+        if "minio" in services:
             binaries.minio()  # here, where Ctrl-C still ends it, should it have to be built
         if detach:
-            _start_detached(folder, ports, only or ALL_SERVICES)
+            _start_detached(folder, ports, services)
         else:
-            asyncio.run(_stay_in_front(Stack(folder, ports, services=only or ALL_SERVICES)))
+            asyncio.run(_stay_in_front(Stack(folder, ports, services=services)))
 
 
 def down(folder: Folder = DEFAULT_FOLDER) -> None:

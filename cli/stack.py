@@ -5,8 +5,9 @@
         await stack.kill("minio")
         await stack.restart("minio")
 
-Everything that a stack is lies in its folder: `data/` of the servers, `secrets/`, `logs/<name>.log`, `stack.json` (who
-runs, on which ports) and `lock` (held by the process that supervises it).
+Everything that a stack is lies in its folder: `data/` of the servers, `secrets/`, `logs/<name>.log`, `env/<name>.env`
+(what our processes and the stand-ins are told, left out or not), `stack.json` (who runs, on which ports) and `lock`
+(held by the process that supervises it).
 """
 
 import asyncio
@@ -95,8 +96,7 @@ class Stack:
         Raises:
             StackError: A service has no such name.
         """
-        if unknown := set(services) - set(ALL_SERVICES):
-            raise StackError(f"{', '.join(sorted(unknown))}: the stack's processes are {', '.join(ALL_SERVICES)}.")
+        check_names(services)
         self.folder = folder.absolute()
         self.ports = ports
         self._overrides = dict(overrides or {})
@@ -234,33 +234,34 @@ class Stack:
         accounts = stack_environment.keep_secrets(self.folder / "secrets")
         self._settings = stack_environment.settings_for(ports, accounts, overrides)
         namespace = self._settings.temporal_namespace
-        plain = stack_environment.for_everyone(overrides)
-        ours = stack_environment.for_ours(ports, self.folder / "secrets", overrides)
+        environments = {
+            "lts": stack_environment.for_lts(ports, accounts, data / "lts", overrides),
+            "scicat": stack_environment.for_scicat(ports, accounts, data / "scicat.sqlite", overrides),
+            "idp": stack_environment.for_idp(ports, self._settings, data / "idp.json", overrides),
+            **dict.fromkeys(OURS, stack_environment.for_ours(ports, self.folder / "secrets", overrides)),
+        }
+        for name, environment in environments.items():
+            stack_environment.keep_environment(self.folder / "env" / f"{name}.env", environment)
         if "temporal" in self.services:
+            plain = stack_environment.for_everyone(overrides)
             self._add("temporal", _temporal_command(ports, data / "temporal.sqlite"), plain)
             self._questions["temporal"] = readiness.temporal_answers(ports.temporal, namespace)
         if "minio" in self.services:
             environment = stack_environment.for_minio(accounts, self._settings.s3_region, overrides)
             self._add("minio", _minio_command(ports, data / "minio"), environment)
             self._questions["minio"] = readiness.http_answers(ports.minio, "/minio/health/ready")
-        if "lts" in self.services:
-            environment = stack_environment.for_lts(ports, accounts, data / "lts", overrides)
-            self._add("lts", _module("mock_lts"), environment)
-            self._questions["lts"] = readiness.http_answers(ports.lts, "/.well-known/wlcg-tape-rest-api")
-        if "scicat" in self.services:
-            environment = stack_environment.for_scicat(ports, accounts, data / "scicat.sqlite", overrides)
-            self._add("scicat", _module("mock_scicat"), environment)
-            self._questions["scicat"] = readiness.http_answers(ports.scicat, "/api/v3/health")
-        if "idp" in self.services:
-            environment = stack_environment.for_idp(ports, self._settings, data / "idp.json", overrides)
-            self._add("idp", _module("mock_idp"), environment)
-            self._questions["idp"] = readiness.http_answers(ports.idp, "/mock/requests")
-        if "api" in self.services:
-            self._add("api", _module("api"), ours)
-            self._questions["api"] = readiness.http_answers(ports.api, "/health/livez")
+        for name, (module, port, path) in {
+            "lts": ("mock_lts", ports.lts, "/.well-known/wlcg-tape-rest-api"),
+            "scicat": ("mock_scicat", ports.scicat, "/api/v3/health"),
+            "idp": ("mock_idp", ports.idp, "/mock/requests"),
+            "api": ("api", ports.api, "/health/livez"),
+        }.items():
+            if name in self.services:
+                self._add(name, _module(module), environments[name])
+                self._questions[name] = readiness.http_answers(port, path)
         for name, queue in WORKERS.items():
             if name in self.services:
-                child = self._add(name, _module("worker", "--queue", queue), ours)
+                child = self._add(name, _module("worker", "--queue", queue), environments[name])
                 self._questions[name] = readiness.worker_polls(
                     ports.temporal, namespace, queue, lambda child=child: child.started_at
                 )
@@ -320,6 +321,16 @@ class Stack:
         if name not in self._children:
             raise StackError(f"{name} is not in this stack, or the stack is not running.")
         return self._children[name]
+
+
+def check_names(services: Collection[str]) -> None:
+    """Do nothing if these are all processes of a stack.
+
+    Raises:
+        StackError: Names those that are not.
+    """
+    if unknown := set(services) - set(ALL_SERVICES):
+        raise StackError(f"{', '.join(sorted(unknown))}: the stack's processes are {', '.join(ALL_SERVICES)}.")
 
 
 def settings_of(folder: Path) -> Settings:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,21 @@ def for_everyone(overrides: Mapping[str, str]) -> dict[str, str]:
     # A proxy of the site must not be asked for what is on this machine.
     no_proxy = ",".join(filter(None, (os.environ.get("NO_PROXY"), HOST, "localhost")))
     return inherited | {"NO_PROXY": no_proxy, "no_proxy": no_proxy, "PYTHONUNBUFFERED": "1"} | dict(overrides)
+
+
+def keep_environment(path: Path, environment: Mapping[str, str]) -> None:
+    """Write down what a process of the stack is told beyond what any shell holds, for one that is started by hand.
+
+    A debugger reads it, or a shell by `set -a; . FILE`. Only this user can read it.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    told = {
+        name: value
+        for name, value in sorted(environment.items())
+        if os.environ.get(name) != value or name.lower() in Settings.model_fields or name.startswith("MOCK_")
+    }
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in told.items())
 
 
 def for_ours(ports: Ports, secrets_folder: Path, overrides: Mapping[str, str]) -> dict[str, str]:
