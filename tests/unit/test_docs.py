@@ -1,15 +1,18 @@
 """What README and docs name exists: links, make targets, commands, settings, modules, tests, Temporal's commands."""
 
 import ast
+import itertools
 import json
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
 from cli import ports
 from cli.__main__ import app
@@ -43,12 +46,16 @@ VARIABLES = {
     *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
     *("API_ENDPOINT", "SCICAT_TOKEN"),  # cli/client.py
     *composed.variables(".production.env", ".development.env"),
+    "COMPOSE_ENV_FILES",  # Docker Compose
+    *("TEMPORAL_DEBUG", "TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_KEY_PATH"),  # Temporal's own
+    *("ADMIN_GROUPS", "DELETE_GROUPS", "UPDATE_DATASET_LIFECYCLE_GROUPS", "UPDATE_JOB_PRIVILEGED_GROUPS"),  # SciCat
+    "ARCHIVER_BASIC",  # docs/how-to/install.md, of SciCat's
     "XDG_CACHE_HOME",  # cli/binaries.py
     *("DOWNLOAD_FOLDER", "EXTRACTION_FOLDER"),  # domain/downloadscript.py
 }
 """What may be set in the environment."""
 
-OTHER_CAPITALS = {"LC_ALL", "MOCK_IDP", "MOCK_LTS", "MOCK_SCICAT", "USE_EXISTING"}
+OTHER_CAPITALS = {"CURRENT_USER", "LC_ALL", "MOCK_IDP", "MOCK_LTS", "MOCK_SCICAT", "USE_EXISTING"}
 
 BUILT_IN_ATTRIBUTES = {"ExecutionStatus", "WorkflowType"}
 VISIBLE = {
@@ -72,6 +79,15 @@ def code_of(page: Path) -> str:
     text = page.read_text()
     blocks = [block for language, block in FENCE.findall(text) if language == "sh"]
     return "\n".join([*blocks, *CODE.findall(FENCE.sub("", text))])
+
+
+SHELL_WORDS = {"|", "||", "&&", "&", ";", ">", ">>", "<"}
+"""Behind them another command begins, or a file stands."""
+
+
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]
+VALUED = {"--env-file", "--profile", "--since", "--tail", "--scale"}
+"""Options of docker compose whose value is the next word."""
 
 
 def slug(heading: str) -> str:
@@ -126,6 +142,36 @@ def test_commands_exist(page: Path) -> None:
     known = command_names()
     for words in commands(page, "scopemarchiver"):
         assert {words[1], " ".join(words[1:3])} & known, words
+
+
+@each_page
+def test_options_exist(page: Path) -> None:
+    for words in commands(page, "scopemarchiver"):
+        command: Any = typer.main.get_group(app)
+        arguments = list(itertools.takewhile(lambda word: word not in SHELL_WORDS, words[1:]))
+        while arguments and (inner := getattr(command, "commands", {}).get(arguments[0])):
+            command = inner
+            arguments.pop(0)
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        given = {word.partition("=")[0] for word in arguments if word.startswith("-") and word != "-"}
+        assert given <= known | {"--help"}, words
+
+
+@each_page
+def test_compose_commands_name_services_and_profiles_that_exist(page: Path) -> None:
+    profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", ())}
+    for words in commands(page, "docker"):
+        if words[1] != "compose":
+            continue
+        arguments = list(itertools.takewhile(lambda word: word not in SHELL_WORDS, words[2:]))
+        given = {name: value for name, value in itertools.pairwise([*arguments, ""]) if name in VALUED}
+        values = {n + 1 for n, word in enumerate(arguments) if word in VALUED}
+        command, *named = [w for n, w in enumerate(arguments) if not w.startswith("-") and n not in values] or ["up"]
+        assert command in {"build", "up", "ps", "run", "exec", "logs", "stop", "rm", "restart"}, words
+        assert set(named[:1] if command in ("run", "exec") else named) <= SERVICES.keys(), words
+        assert given.get("--scale", "=").partition("=")[0] in {*SERVICES, ""}, words
+        assert given.get("--profile", "config") in profiles, words
+        assert (PROJECT / given.get("--env-file", ".")).exists(), words
 
 
 def test_every_command_is_in_the_readme() -> None:
