@@ -238,7 +238,7 @@ async def test_jobs_that_have_not_finished(open_catalogue: Open, users: Users, p
     before = {job.id for job in await catalogue.open_jobs()}
     pid = users.dataset()
     await catalogue.patch_lifecycle(pid, {"retrievable": True})
-    entry = {"pid": pid, "files": []}
+    entry: dict[str, str | list[str]] = {"pid": pid, "files": []}
     submitted, at_work, *ended = [users.job(posted, entry) for _ in range(5)]
     retrieve = users.ask("POST", "/api/v3/jobs", {"type": "retrieve", "datasetList": [entry]})["id"]
     await catalogue.patch_job(at_work, "inProgress", "")
