@@ -9,21 +9,24 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
 from activities.progress import Bookmark
 from activities.reading import RangeReader
+from clients import telemetry
 from clients.lts.protocol import LongTermStore
 from clients.s3_bulk import BulkObjects, PartRefused
 from clients.s3_wire import ObjectChanged, Range
+from clients.telemetry import Threads
 from domain import names
 from domain.checksum import b64
 from domain.datablock import UNIT_BYTES
 from domain.errors import ChangedWhileArchiving, Damaged
 from domain.manifest import Manifest, ManifestMember
+from domain.metrics import Flow
 from domain.packing import Packer, Unit, units
 
 USEFUL_BUFFERS = 4
@@ -127,7 +130,7 @@ class TarWriter:
         coming = units(layout.tar_bytes, layout.chunk_bytes, len(self._packer.chunks))
         reading: deque[_Reading] = deque()
         sending: _Sending | None = None
-        with ThreadPoolExecutor(1, thread_name_prefix="lts-write") as sender:
+        with Threads(1, thread_name_prefix="lts-write") as sender:
             try:
                 while True:
                     free = self._buffers.count - len(reading) - bool(sending)
@@ -181,7 +184,8 @@ class TarWriter:
         if known > 0:
             view = view[known:]
             digest = hashlib.sha256(view).digest()
-        self._store.write(self._upload_id, unit.offset + max(known, 0), view, digest)
+        with telemetry.moving(Flow.LTS_WRITTEN, len(view)):
+            self._store.write(self._upload_id, unit.offset + max(known, 0), view, digest)
 
     def _read(self, unit: Unit) -> _Reading:
         """Start reading every member's run of a unit into one buffer."""
@@ -257,7 +261,7 @@ def verify_tar(
         digest = hashlib.sha256()
         for unit in _chunk_units(chunk, tar_bytes, chunk_bytes):
             view = memoryview(buffer)[: unit.length]
-            store.read_range(path, unit.offset, view)
+            _read(store, path, unit.offset, view)
             digest.update(view)
             if unit.last_of_chunk:
                 judge(chunk, digest.digest())
@@ -289,7 +293,7 @@ def digest_tar(
         running = hashlib.sha256()
         for unit in _chunk_units(chunk, tar_bytes, chunk_bytes):
             view = memoryview(buffer)[: unit.length]
-            store.read_range(path, unit.offset, view)
+            _read(store, path, unit.offset, view)
             running.update(view)
             bookmark.moved(unit.length)
         found[chunk] = running.digest()
@@ -314,13 +318,13 @@ def read_through(
     """
     coming = iter(range(0, size, UNIT_BYTES))
     reading: deque[tuple[bytearray, memoryview, Future[None]]] = deque()
-    with ThreadPoolExecutor(buffers.count, thread_name_prefix="lts-read") as pool:
+    with Threads(buffers.count, thread_name_prefix="lts-read") as pool:
         try:
             while True:
                 while len(reading) < buffers.count and (offset := next(coming, None)) is not None:
                     buffer = buffers.take()
                     view = memoryview(buffer)[: min(UNIT_BYTES, size - offset)]
-                    reading.append((buffer, view, pool.submit(store.read_range, path, offset, view)))
+                    reading.append((buffer, view, pool.submit(_read, store, path, offset, view)))
                 if not reading:
                     return
                 buffer, view, read = reading.popleft()
@@ -374,13 +378,14 @@ def deliver_tar(
         def body() -> Iterator[memoryview]:
             for unit in _chunk_units(chunk, tar_bytes, chunk_bytes):
                 view = memoryview(buffer)[: unit.length]
-                store.read_range(path, unit.offset, view)
+                _read(store, path, unit.offset, view)
                 yield view
 
         offset = chunk * chunk_bytes
         size = min(chunk_bytes, tar_bytes - offset)
         try:
-            etag = objects.upload_part(bucket, path, upload_id, chunk + 1, size, body(), b64(digests[chunk]))
+            with telemetry.moving(Flow.S3_WRITTEN, size):
+                etag = objects.upload_part(bucket, path, upload_id, chunk + 1, size, body(), b64(digests[chunk]))
         except PartRefused:
             raise Damaged(
                 f"{path}: chunk {chunk} (bytes {offset} to {offset + size}) came back from the LTS otherwise than it "
@@ -423,7 +428,7 @@ def copy_member(
         def read(start: int, stop: int) -> Iterator[memoryview]:
             for offset in range(start, stop, UNIT_BYTES):
                 view = memoryview(buffer)[: min(UNIT_BYTES, stop - offset)]
-                store.read_range(manifest.archive_id, member.offset + offset, view)
+                _read(store, manifest.archive_id, member.offset + offset, view)
                 yield view
 
         for number, start in enumerate(range(0, member.size, chunk_bytes), start=1):
@@ -433,7 +438,8 @@ def copy_member(
                 whole.update(view)
                 part.update(view)
             body = [memoryview(buffer)[: stop - start]] if stop - start <= UNIT_BYTES else read(start, stop)
-            etag = objects.upload_part(bucket, key, upload_id, number, stop - start, body, b64(part.digest()))
+            with telemetry.moving(Flow.S3_WRITTEN, stop - start):
+                etag = objects.upload_part(bucket, key, upload_id, number, stop - start, body, b64(part.digest()))
             parts.append(Part(number, etag, part.digest()))
             bookmark.moved(stop - start)
     if whole.hexdigest() != member.digest:
@@ -442,6 +448,12 @@ def copy_member(
             "what was archived"
         )
     return parts
+
+
+def _read(store: LongTermStore, path: str, offset: int, into: memoryview) -> None:
+    """Fill a buffer from the LTS; whoever reads bulk bytes from there does so here."""
+    with telemetry.moving(Flow.LTS_READ, len(into)):
+        store.read_range(path, offset, into)
 
 
 def _chunk_units(chunk: int, tar_bytes: int, chunk_bytes: int) -> Iterator[Unit]:
@@ -473,6 +485,6 @@ def _side_by_side(
     count = min(buffers.count, RANGES, len(chunks))
     if not count:
         return
-    with ThreadPoolExecutor(count, thread_name_prefix="lts-read") as pool:
+    with Threads(count, thread_name_prefix="lts-read") as pool:
         for done in [pool.submit(loop) for _ in range(count)]:
             done.result()

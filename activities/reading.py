@@ -1,12 +1,14 @@
 """Reads of the landing zone, many at a time: large ones in threads, small ones by asyncio."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, Future
 
+from clients import telemetry
 from clients.s3_bulk import BulkObjects
 from clients.s3_small import SmallObjects
 from clients.s3_wire import Range
+from domain.metrics import Flow
 
 SMALL_BYTES = 1 << 20
 """Below this an answer's headers cost more than its bytes."""
@@ -39,7 +41,16 @@ class RangeReader:
             if one.into.nbytes < SMALL_BYTES:
                 small.append(one)
             else:
-                started.append(self._threads.submit(self._large.read_range, self._bucket, one))
+                started.append(self._threads.submit(self._read_large, one))
         if small:
-            started.append(asyncio.run_coroutine_threadsafe(self._small.read(self._bucket, small), self._loop))
+            started.append(asyncio.run_coroutine_threadsafe(self._read_small(small), self._loop))
         return started
+
+    def _read_large(self, wanted: Range) -> None:
+        with telemetry.moving(Flow.S3_READ, wanted.into.nbytes):
+            self._large.read_range(self._bucket, wanted)
+
+    async def _read_small(self, wanted: Sequence[Range]) -> None:
+        # As one, or counting would take longer than some of the reads.
+        with telemetry.moving(Flow.S3_READ, sum(one.into.nbytes for one in wanted)):
+            await self._small.read(self._bucket, wanted)

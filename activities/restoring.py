@@ -10,11 +10,12 @@ from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread
 from activities.retrieval import CopiedBlock, CopyBlock
 from activities.retrieval_bucket import RetrievalBucket
+from clients import telemetry
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
 from clients.state import State
-from domain import names
+from domain import metrics, names
 from domain.checksum import b64, composite
 from domain.datablock import chunk_bytes_for
 from domain.errors import Damaged, Incomplete, ObjectStoreUnavailable
@@ -59,6 +60,7 @@ class RestoringActivities:
             return CopiedBlock(nearline=True)
         except FileAbsent:
             raise Damaged(f"{archive_id} is not on the LTS") from None
+        telemetry.count(metrics.DATABLOCKS, outcome="restored")
         return CopiedBlock(bytes=total)
 
     async def _restore(self, pid: str, manifest: Manifest, member: ManifestMember, bookmark: Bookmark) -> None:

@@ -12,12 +12,13 @@ from activities.manifests import Manifests
 from activities.progress import Bookmark, in_thread, not_yet
 from activities.retrieval_bucket import RetrievalBucket
 from activities.running import is_running
+from clients import telemetry
 from clients.lts.protocol import FileAbsent, LongTermStore, Nearline, NearlineStore, RecallGone, RecallState
 from clients.s3 import ObjectStore
 from clients.s3_bulk import BulkObjects, PartRefused, UploadVanished
 from clients.scicat import Catalogue, Datablock, Dataset
 from clients.state import State, StateIndex
-from domain import names
+from domain import metrics, names
 from domain.bitmap import Bitmap
 from domain.checksum import b64, composite
 from domain.datablock import FORMAT
@@ -308,6 +309,7 @@ class RetrievalActivities:
             raise ObjectStoreUnavailable(f"the upload of {archive_id} vanished and is begun again ({error})") from error
         if not await self._delivered.intact(archive_id):
             raise Damaged(f"{archive_id} lies in the retrieval bucket with another digest than it was archived with")
+        telemetry.count(metrics.DATABLOCKS, outcome="delivered")
         return CopiedBlock(bytes=size)
 
     async def _deliver(self, archive_id: str, position: int, size: int, chunk_bytes: int, digests: list[bytes]) -> None:

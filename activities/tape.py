@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 from activities.copying import Buffers, TarWriter, verify_tar
 from activities.progress import Bookmark, Stopped, in_thread, moved_before, not_yet
 from activities.reading import RangeReader
+from clients import telemetry
 from clients.lts.protocol import (
     ChunkRefused,
     FileAbsent,
@@ -29,7 +30,7 @@ from clients.lts.protocol import (
 from clients.s3_bulk import BulkObjects
 from clients.s3_small import SmallObjects
 from clients.state import State
-from domain import names
+from domain import metrics, names
 from domain.bitmap import Bitmap
 from domain.errors import Busy, Damaged, InfrastructureError, NoSpace, TapeUnavailable, TooLarge
 from domain.manifest import Journal, Manifest, dump_manifest, dump_segment
@@ -312,6 +313,7 @@ class TapeActivities:
         await self._state.put_manifest(order.pid, order.plan_digest, block.stem, data)
         if known.chunks or journal.put:
             await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
+        telemetry.count(metrics.DATABLOCKS, outcome="written")
         return WrittenBlock(finished=True)
 
     async def _resume(self, order: WriteBlock, layout: Layout, journal: Journal, acknowledged: int) -> Packer:
@@ -366,10 +368,13 @@ class TapeActivities:
         except Nearline:
             return VerifiedBlock(nearline=True)
         except FileAbsent:
+            telemetry.count(metrics.VERIFICATION_FAILURES, step="verify_block")
             return VerifiedBlock(damage=f"{block.archive_id} is not on the LTS any more")
         if damaged:
+            telemetry.count(metrics.VERIFICATION_FAILURES, step="verify_block")
             return VerifiedBlock(damage=_describe(manifest, [(found.offset, found.length) for found in damaged]))
         await self._state.mark_verified(order.pid, order.plan_digest, block.stem)
+        telemetry.count(metrics.DATABLOCKS, outcome="verified")
         return VerifiedBlock(on_tape=await self._is_on_tape(block.archive_id))
 
     async def _is_on_tape(self, archive_id: str) -> bool:

@@ -6,6 +6,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.observing import facts
 from settings import SettingsError, load_settings, logs
 
 
@@ -22,7 +23,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format, facts)
     uvicorn.run(
         "api.__main__:application" if settings.uvicorn_reload else app,
         factory=settings.uvicorn_reload,

@@ -1,5 +1,6 @@
 """The application: one place where settings become clients, and clients become routes."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -7,12 +8,15 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from api import errors
+from api.collecting import Collector
 from api.dependencies import Services
 from api.frame import BodyLimit, Paths
 from api.gateway import Gateway
 from api.headers import SecurityHeaders
+from api.observing import Observing
 from api.routes import datasets, health, jobs, objects, tokens, uploads
 from api.uploads import Uploads
+from clients import telemetry
 from clients.idp import IdentityProvider
 from clients.landing_zone import LandingZone
 from clients.s3 import ObjectStore
@@ -35,8 +39,10 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         # Lazy: the API answers, and says what is missing, while Temporal is away.
-        client = await connect(**settings.temporal_connection, lazy=True)
+        told = telemetry.start(**settings.telemetry, service="scopemarchiver-api")
+        client = await connect(**settings.temporal_connection, **told, lazy=True)
         async with AsyncExitStack() as stack:
+            stack.callback(telemetry.stop)
             store = await stack.enter_async_context(
                 ObjectStore.connect(external_endpoint=settings.s3_external_endpoint, **settings.s3_connection)
             )
@@ -53,6 +59,10 @@ def create_app(settings: Settings) -> FastAPI:
                 identity=identity,
                 uploads=Uploads(client=client, gateway=gateway, objects=store, settings=settings),
             )
+            if settings.metrics_address:
+                untraced = await connect(**settings.temporal_connection, runtime=told["runtime"], lazy=True)
+                collecting = asyncio.create_task(Collector(untraced, store, settings).run())
+                stack.callback(collecting.cancel)
             yield
 
     app = FastAPI(
@@ -70,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
+    app.add_middleware(Observing)
     app.add_middleware(Paths)  # outermost: the others see the path that is routed
     app.include_router(health.router)
     app.include_router(tokens.router)

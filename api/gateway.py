@@ -62,10 +62,14 @@ _UNANSWERED = (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStat
 _BAD_TOKEN = (RPCStatusCode.INVALID_ARGUMENT, RPCStatusCode.UNKNOWN)
 """What a list is answered with whose page token the server cannot read (1.32, observed)."""
 
-_POLLING = timedelta(seconds=90)
+POLLING = timedelta(seconds=90)
 """A worker asks for tasks at least each minute, and Temporal remembers for five when one last did (1.32, observed)."""
 
-_TO_WORKFLOWS, _TO_ACTIVITIES = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+TASKS = {
+    "workflow": TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    "activity": TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+}
+"""What a task queue has, by what we call it."""
 
 Handle = WorkflowHandle[Any, Any]
 P = TypeVar("P", JobProgress, DatasetProgress)
@@ -283,7 +287,7 @@ class Gateway:
         unasked = [
             f"no worker takes steps from the queue {queue} now: none runs, or all of its slots are taken"
             for queue in idle
-            if not await self._polled(queue, _TO_ACTIVITIES)
+            if not await self._polled(queue, TASKS["activity"])
         ]
         notes = [told.note, cut_off(described), *unasked]
         return told.model_copy(
@@ -300,7 +304,7 @@ class Gateway:
         attempts = described.raw_description.pending_workflow_task.attempt
         if attempts > 1:
             return f"the workflow's own task fails, attempt {attempts}: the log of the control worker says why"
-        if not await self._polled(described.task_queue, _TO_WORKFLOWS):
+        if not await self._polled(described.task_queue, TASKS["workflow"]):
             return f"no worker polls the queue {described.task_queue}"
         return f"no worker answers on the queue {described.task_queue}, though one polled it lately"
 
@@ -312,7 +316,7 @@ class Gateway:
         async with reaching():
             described = await self._client.workflow_service.describe_task_queue(request, timeout=_RPC)
         last = max((poller.last_access_time.ToDatetime(UTC) for poller in described.pollers), default=None)
-        return last is not None and datetime.now(UTC) - last < _POLLING
+        return last is not None and datetime.now(UTC) - last < POLLING
 
 
 def _quoted(text: str) -> str:

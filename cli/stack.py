@@ -84,6 +84,7 @@ class Stack:
         ports: Ports,
         overrides: Mapping[str, str] | None = None,
         services: Collection[str] = ALL_SERVICES,
+        own: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         """Describe a stack; nothing happens yet.
 
@@ -92,6 +93,7 @@ class Stack:
             ports: Where it listens.
             overrides: Variables for every process: settings of ours, `MOCK_*` of the stand-ins.
             services: The names out of `ALL_SERVICES` that are to run.
+            own: Variables for single processes of ours, by name; none that another process must know.
 
         Raises:
             StackError: A service has no such name.
@@ -100,6 +102,7 @@ class Stack:
         self.folder = folder.absolute()
         self.ports = ports
         self._overrides = dict(overrides or {})
+        self._own = dict(own or {})
         self.services = [name for name in ALL_SERVICES if name in services]
         self._children: dict[str, Child] = {}
         self._questions: dict[str, Callable[[], Awaitable[bool]]] = {}
@@ -234,11 +237,12 @@ class Stack:
         accounts = stack_environment.keep_secrets(self.folder / "secrets")
         self._settings = stack_environment.settings_for(ports, accounts, overrides)
         namespace = self._settings.temporal_namespace
+        ours = stack_environment.for_ours(ports, self.folder / "secrets", overrides)
         environments = {
             "lts": stack_environment.for_lts(ports, accounts, data / "lts", overrides),
             "scicat": stack_environment.for_scicat(ports, accounts, data / "scicat.sqlite", overrides),
             "idp": stack_environment.for_idp(ports, self._settings, data / "idp.json", overrides),
-            **dict.fromkeys(OURS, stack_environment.for_ours(ports, self.folder / "secrets", overrides)),
+            **{name: {**ours, **self._own.get(name, {})} for name in OURS},
         }
         for name, environment in environments.items():
             stack_environment.keep_environment(self.folder / "env" / f"{name}.env", environment)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import httpx
 import jwt
 
+from clients import telemetry
 from domain.errors import IdentityProviderUnavailable, Misconfigured, TokenRefused
 
 _READ_AGAIN_AFTER_S = 600.0
@@ -181,12 +182,15 @@ class IdentityProvider:
 
     async def _ask(self, what: str, method: str, name: str, **arguments: Any) -> httpx.Response:
         try:
-            return await self._http.request(
-                method,
-                f"{self._issuer}/protocol/openid-connect/{name}",
-                headers={"Accept": "application/json"},
-                **arguments,
-            )
+            with telemetry.calling("idp", method) as call:
+                answer = await self._http.request(
+                    method,
+                    f"{self._issuer}/protocol/openid-connect/{name}",
+                    headers={"Accept": "application/json"},
+                    **arguments,
+                )
+                call.status = answer.status_code
+            return answer
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise IdentityProviderUnavailable(f"{what}: no answer ({type(error).__name__})") from error
 

@@ -6,6 +6,7 @@ one. Nothing is retried here, except that aiohttp repeats an idempotent request 
 
 import base64
 import hashlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from clients import telemetry
 from clients.s3_bulk import PartRefused, UploadVanished
 from clients.s3_wire import MISCONFIGURED
 from domain.errors import InfrastructureError, Misconfigured, ObjectStoreUnavailable
@@ -154,6 +156,7 @@ class ObjectStore:
             client: S3Client = await stack.enter_async_context(
                 session.client("s3", endpoint_url=endpoint, config=config, verify=verify)
             )
+            _listen(client.meta.events)
             external: S3Client = client
             if external_endpoint and external_endpoint != endpoint:
                 external = await stack.enter_async_context(
@@ -421,6 +424,25 @@ def _named(code: str, what: str) -> InfrastructureError:
     if code in MISCONFIGURED or code == "403":
         return Misconfigured(said)
     return ObjectStoreUnavailable(said)
+
+
+def _listen(events: Any) -> None:
+    """Tell of every request, each page of a listing being one; the handlers get a dictionary of the request's own."""
+
+    def begun(context: dict[str, Any], **_: Any) -> None:
+        context["begun"] = time.perf_counter()
+
+    def answered(model: Any, http_response: Any, context: dict[str, Any], **_: Any) -> None:
+        seconds = time.perf_counter() - context["begun"]
+        telemetry.called("s3", model.name, seconds, status=http_response.status_code)
+
+    def failed(exception: Exception, context: dict[str, Any], event_name: str, **_: Any) -> None:
+        seconds = time.perf_counter() - context["begun"]
+        telemetry.called("s3", event_name.rpartition(".")[2], seconds, error=type(exception).__name__)
+
+    events.register("before-call.s3", begun)
+    events.register("after-call.s3", answered)
+    events.register("after-call-error.s3", failed)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 
 import httpx
 
+from clients import telemetry
 from domain.errors import (
     CatalogueUnavailable,
     InfrastructureError,
@@ -522,8 +523,11 @@ class Catalogue:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         for attempt in (1, 2):
             try:
-                async with asyncio.timeout(self._total_timeout_s):
-                    return await self._http.request(method, url, json=body, headers=headers)
+                with telemetry.calling("scicat", method) as call:
+                    async with asyncio.timeout(self._total_timeout_s):
+                        answer = await self._http.request(method, url, json=body, headers=headers)
+                    call.status = answer.status_code
+                return answer
             except (httpx.RequestError, TimeoutError) as error:
                 broken = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.TimeoutException)
                 if attempt == 2 or method != "GET" or not broken:

@@ -1,12 +1,14 @@
 """Temporal's client, made in one place: whom it trusts, what it shows of itself, and what no history may hold."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from temporalio.api.failure.v1 import Failure
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.converter import DefaultFailureConverter, PayloadConverter
+from temporalio.runtime import Runtime
 from temporalio.service import TLSConfig
 
 from domain.redaction import redacted
@@ -34,6 +36,8 @@ async def connect(
     certificate_file: Path | None = None,
     key_file: Path | None = None,
     lazy: bool = False,
+    runtime: Runtime | None = None,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Client:
     """Connect to a Temporal server.
 
@@ -45,6 +49,8 @@ async def connect(
         certificate_file: PEM file of our own certificate, where the server asks for one.
         key_file: PEM file of its private key.
         lazy: connect with the first call.
+        runtime: of the process's metrics; None: the SDK's own.
+        interceptors: of the client and, where they are a worker's as well, of its workers.
 
     Raises:
         RuntimeError: the server cannot be reached, or is not trusted.
@@ -56,6 +62,8 @@ async def connect(
         data_converter=DATA_CONVERTER,
         tls=_trust(ca_file, certificate_file, key_file) if tls else False,
         lazy=lazy,
+        runtime=runtime,
+        interceptors=interceptors,
     )
 
 

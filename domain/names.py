@@ -229,3 +229,12 @@ def retrieve_workflow(pid: str) -> str:
 def restore_workflow(pid: str, job_id: str) -> str:
     """Workflow id of the restoring of single files: no two jobs share it, since each names files of its own."""
     return f"{retrieve_workflow(pid)}/files/{job_id}"
+
+
+def belongs_to(workflow_id: str) -> tuple[str, str]:
+    """The job and the dataset that a workflow is about by its id; either may be empty."""
+    kind, _, rest = workflow_id.partition("/")
+    if kind == "job":
+        return rest, ""
+    pid, _, job_id = rest.partition("/files/")
+    return job_id, pid

@@ -4,6 +4,7 @@ A setting's name is the field's in capitals (`S3_ENDPOINT`): in the environment,
 Where a value may come from is told in `settings/sources.py`.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -51,6 +52,18 @@ def parts_of(listed: str) -> tuple[str, ...]:
     return tuple(filter(None, (entry.strip() for entry in listed.split(";"))))
 
 
+def _as_listener(address: str) -> str:
+    if address:
+        host, _, port = address.rpartition(":")
+        try:
+            ip_address(host.strip("[]"))
+        except ValueError:
+            port = ""
+        if not (port.isdecimal() and 0 < int(port) < 2**16):
+            raise ValueError("must be an IP address and a port, as in 127.0.0.1:9464") from None
+    return address
+
+
 def _as_prefix(prefix: str) -> str:
     """Write a path prefix with a leading slash and without a trailing one."""
     return f"/{prefix.strip('/')}" if prefix.strip("/") else ""
@@ -66,6 +79,7 @@ Endpoint = Annotated[str, AfterValidator(_as_url)]
 File = Annotated[Path | None, AfterValidator(_as_file)]
 Prefix = Annotated[str, AfterValidator(_as_prefix)]
 Origins = Annotated[str, AfterValidator(_as_origins)]
+Listener = Annotated[str, AfterValidator(_as_listener)]
 Residency = Annotated[str, AfterValidator(_as_residency)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -314,6 +328,18 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="How much the service logs."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How the service logs: lines for people, or one JSON object a line."
+    )
+    metrics_address: Listener = Field(
+        default="", description="IP address and port at which a process serves /metrics to Prometheus; empty: nowhere."
+    )
+    metrics_interval_s: Seconds = Field(
+        default=30, description="Time between two counts of what waits, for the metrics, in s."
+    )
+    otel_exporter_otlp_endpoint: Endpoint = Field(
+        default="", description="OpenTelemetry collector that takes traces (OTLP over HTTP); empty: there are none."
+    )
 
     @field_validator("s3_external_endpoint", "scicat_datasets_api_prefix")
     @classmethod
@@ -415,6 +441,11 @@ class Settings(BaseSettings):
             "certificate_file": self.temporal_certificate_file,
             "key_file": self.temporal_key_file,
         }
+
+    @property
+    def telemetry(self) -> dict[str, Any]:
+        """Where a process tells of its work."""
+        return {"metrics_address": self.metrics_address, "otlp_endpoint": self.otel_exporter_otlp_endpoint}
 
     @property
     def in_production(self) -> bool:

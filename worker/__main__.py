@@ -7,18 +7,24 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from typing import Any
 
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from clients import telemetry
 from clients.temporal import connect
+from domain import metrics
+from domain.errors import Misconfigured
 from settings import Settings, SettingsError, load_settings, logs
 from settings.needs import Process, needed
 from worker.beating import Beating
 from worker.bounding import Bounding
 from worker.build import WORKFLOW_TASKS, world
+from worker.naming import Naming, facts
 from worker.versioning import deployment
 from workflows import queues
 
@@ -37,7 +43,9 @@ _log = logging.getLogger("worker")
 
 async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> None:
     """Work on these queues until `stop` is set, then hand running copies over and return."""
-    client = await _connect(settings, stop)
+    told = telemetry.start(**settings.telemetry, service="-".join(("scopemarchiver", *names)))
+    telemetry.begin_at_zero(metrics.VERIFICATION_FAILURES, "step", ("verify_block", "copy_block", "restore_files"))
+    client = await _connect(settings, stop, told)
     if client is None:
         return
     async with world(settings, client, names) as work, AsyncExitStack() as stack:
@@ -57,7 +65,7 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
                     max_heartbeat_throttle_interval=_BEAT,
                     default_heartbeat_throttle_interval=_BEAT,
                     graceful_shutdown_timeout=timedelta(seconds=_GRACE * settings.graceful_shutdown_s),
-                    interceptors=[Bounding(), Beating()],
+                    interceptors=[Naming(jobs=settings.log_format == "json"), Bounding(), Beating()],
                     deployment_config=deployment(settings),
                 )
             )
@@ -69,11 +77,11 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
-async def _connect(settings: Settings, stop: asyncio.Event) -> Client | None:
+async def _connect(settings: Settings, stop: asyncio.Event, told: Mapping[str, Any]) -> Client | None:
     """Wait for Temporal, which may start after us; None if told to stop meanwhile."""
     while not stop.is_set():
         try:
-            return await connect(**settings.temporal_connection)
+            return await connect(**settings.temporal_connection, **told)
         except RuntimeError as error:  # what the SDK raises when it cannot connect
             _log.warning("Temporal does not answer at %s, trying again: %s", settings.temporal_address, error)
             with suppress(TimeoutError):
@@ -107,9 +115,12 @@ def main() -> int:
     try:
         settings = load_settings()
         settings.require(*needed(settings, Process.WORKER))
-        logs.configure(settings.log_level)
-        asyncio.run(_main(settings, names))
-    except SettingsError as error:
+        logs.configure(settings.log_level, settings.log_format, facts)
+        try:
+            asyncio.run(_main(settings, names))
+        finally:
+            telemetry.stop()
+    except (SettingsError, Misconfigured) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except Exception:

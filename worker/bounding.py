@@ -12,6 +12,8 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
+from clients import telemetry
+from domain import metrics
 from domain.errors import ArchiverError, Damaged, InfrastructureError
 from domain.outcome import bounded
 
@@ -49,6 +51,9 @@ class _Bounded(ActivityInboundInterceptor):
             _log.warning(
                 "%s of %s, attempt %d: %s: %s", info.activity_type, info.workflow_id, info.attempt, name, error
             )
+            telemetry.count(metrics.STEP_ERRORS, step=info.activity_type, error=name)
+            if isinstance(error, Damaged):
+                telemetry.count(metrics.VERIFICATION_FAILURES, step=info.activity_type)
             # Bytes may be hurt on the way; those that stay damaged are a person's affair, not the next attempt's.
             final = isinstance(error, Damaged) and info.attempt >= DAMAGED_ATTEMPTS
             told = error.retry_after_s if isinstance(error, InfrastructureError) else 0

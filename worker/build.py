@@ -1,8 +1,8 @@
 """Where the world is built: settings become clients, clients go into activities, activities onto task queues."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,8 +32,10 @@ from clients.s3_bulk import BulkObjects
 from clients.s3_small import SmallObjects
 from clients.scicat import Catalogue
 from clients.state import State
+from clients.telemetry import Threads
 from domain.errors import InfrastructureError
 from settings import Settings, SettingsError
+from worker.gauging import watch_space
 from workflows import queues
 from workflows.archive_dataset import ArchiveDataset
 from workflows.archive_job import ArchiveJob
@@ -84,18 +86,24 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
     catalogue = Catalogue(**settings.scicat_connection)
     s3 = settings.s3_connection
     bulk = BulkObjects(**s3)
-    with ThreadPoolExecutor(READERS, thread_name_prefix="landing-zone") as readers:
+    with Threads(READERS, thread_name_prefix="landing-zone") as readers:
         async with (
             ObjectStore.connect(**s3) as objects,
             ObjectStore.connect(**settings.s3_links) as links,
             SmallObjects.connect(**s3) as small,
         ):
             state = State(objects, settings.s3_state_bucket)
+            watching = asyncio.create_task(
+                watch_space(store, settings.lts_free_space_percentage, settings.metrics_interval_s)
+                if settings.metrics_address and queues.CONTROL in names
+                else asyncio.sleep(0)
+            )
             try:
                 await _check_versioning(objects, settings)
                 buffers = _buffers(settings, names)
                 yield _work(settings, client, store, catalogue, bulk, small, objects, links, state, readers, buffers)
             finally:
+                watching.cancel()
                 bulk.close()
                 await store.aclose()
                 await catalogue.aclose()
@@ -153,7 +161,7 @@ def _work(
     objects: ObjectStore,
     links: ObjectStore,
     state: State,
-    readers: ThreadPoolExecutor,
+    readers: Threads,
     buffers: int,
 ) -> dict[str, QueueWork]:
     scicat = CatalogueActivities(catalogue=catalogue, store=store, state=state)

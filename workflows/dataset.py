@@ -15,13 +15,13 @@ from temporalio.common import Priority, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 from temporalio.workflow import ActivityConfig, LocalActivityConfig
 
-from workflows import queues
+from workflows import queues, telling
 from workflows.awaiting import ended, signal_each, undisturbed, unless
 from workflows.failures import reason
 
 with workflow.unsafe.imports_passed_through():
     from activities.reporting import DeliverOutcome, ReportingActivities
-    from domain import names
+    from domain import metrics, names
     from domain.errors import DATASET_ERRORS
     from domain.lifecycle import IDLE, Outcome, Phase
     from domain.message import Message
@@ -241,6 +241,7 @@ class DatasetWorkflow:
             outcome = await work
             self._ending = True
             self._outcome = outcome
+            telling.count(metrics.DATASETS, kind=self.kind, outcome=outcome.status.value, error=outcome.error_class)
             self.say(attributes.OUTCOME.value_set(outcome.status.value))
             self.enter(Phase.DONE)
             await self._tell_all(outcome)

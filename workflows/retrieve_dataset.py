@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 
@@ -26,12 +26,13 @@ with workflow.unsafe.imports_passed_through():
         RequestRecall,
         RetrievalActivities,
     )
+    from domain import metrics
     from domain.bitmap import Bitmap
     from domain.lifecycle import Outcome, Phase, RetrieveMoment
     from domain.outcome import DatasetOutcome, bounded
     from domain.priority import Urgency
     from domain.progress import BlockProgress
-    from workflows import queues
+    from workflows import queues, telling
     from workflows import search_attributes as attributes
     from workflows.carried import RetrieveOrder, RetrieveState
 
@@ -74,6 +75,8 @@ class RetrieveDataset(DatasetWorkflow):
         """Recall → when it was heard that the first of those which it now keeps on disk had come."""
         self._asked = {position: times for times, asked in state.asked.items() for position in asked.numbers}
         """Position → how often it was asked for; none for those that were asked for once or never."""
+        self._asked_at: dict[int, datetime] = {}
+        """Position → when this run asked for it."""
         self._lost = set(state.lost.numbers)
         self._reasons = dict(state.reasons)
         """Why the first of the lost do not come."""
@@ -221,6 +224,7 @@ class RetrieveDataset(DatasetWorkflow):
         self._wanted = [position for position in self._wanted if position not in taken]
         if recall_id:
             self._waiting.update(positions)
+            self._asked_at |= dict.fromkeys(positions, workflow.now())
         else:
             self._ready.extend(positions)
         self._show_waiting()
@@ -273,6 +277,8 @@ class RetrieveDataset(DatasetWorkflow):
             if position in self._waiting:
                 self._waiting.discard(position)
                 self._ready.append(position)
+                if asked_at := self._asked_at.pop(position, None):
+                    telling.observe(metrics.RECALL_WAIT_SECONDS, workflow.now() - asked_at)
                 for recall_id in self._holders(position):
                     self._pinned_since.setdefault(recall_id, workflow.now())
         self._failed_to_come({position: why for position, why in arrived.failed.items() if position in self._waiting})

@@ -1,11 +1,13 @@
 """`/archiver/jobs`: SciCat's job action, where jobs stand, and what operators tell them."""
 
 import asyncio
+import logging
 import uuid
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 
+from api import observing
 from api.auth import job_account, operator_account, operator_verbs
 from api.dependencies import GatewayDep, ServicesDep, SettingsDep
 from api.errors import RESPONSES, UNKNOWN, VERB_RESPONSES, Refused
@@ -32,6 +34,8 @@ verbs = APIRouter(
     responses=VERB_RESPONSES,
 )
 
+_log = logging.getLogger("api")
+
 _STARTED_WITHIN_S = 2.0
 """SciCat's own caller waits for its call of ours; a job whose start was not confirmed may be posted again."""
 
@@ -46,11 +50,13 @@ _LINKS: dict[int | str, dict[str, Any]] = {
 async def create_job(body: CreateJob, gateway: GatewayDep, settings: SettingsDep) -> JobStarted:
     """Start the workflow of a SciCat job, once however often this is called; the workflow reads the job itself."""
     job_id = str(body.id)
+    observing.is_about(job_id=job_id)
     try:
         order = job_order(settings, job_id, JobType(body.type))
         run_id = await gateway.start_job(order, within_s=_STARTED_WITHIN_S)
     except OtherType as error:
         raise Refused(str(error), "body", "type") from error
+    _log.info("job %s runs as %s", job_id, run_id)
     return JobStarted(uuid=uuid.UUID(run_id), name=names.job_workflow(job_id))
 
 

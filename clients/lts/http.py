@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpx
 
+from clients import telemetry
 from clients.bulk import Answer, ConnectionPool, TransferFailed
 from clients.lts.protocol import (
     ChunkRefused,
@@ -461,7 +462,10 @@ class HttpLongTermStore:
         """One control call; a question is asked once more when the connection breaks."""
         for attempt in (1, 2):
             try:
-                return await self._http.request(method, url, headers=headers, content=content, json=body)
+                with telemetry.calling("lts", method) as call:
+                    answer = await self._http.request(method, url, headers=headers, content=content, json=body)
+                    call.status = answer.status_code
+                return answer
             except httpx.TransportError as error:
                 if attempt == 2 or method not in _SAFE or isinstance(error, httpx.TimeoutException):
                     raise TapeUnavailable(f"{what}: no answer ({type(error).__name__})") from error

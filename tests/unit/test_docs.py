@@ -50,6 +50,8 @@ VARIABLES = {
     *("TEMPORAL_DEBUG", "TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_KEY_PATH"),  # Temporal's own
     *("ADMIN_GROUPS", "DELETE_GROUPS", "UPDATE_DATASET_LIFECYCLE_GROUPS", "UPDATE_JOB_PRIVILEGED_GROUPS"),  # SciCat
     "ARCHIVER_BASIC",  # docs/how-to/install.md, of SciCat's
+    *("OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),  # OpenTelemetry's own
+    "TRACES_ENDPOINT",  # deploy/otel-collector/forward.yaml
     "XDG_CACHE_HOME",  # cli/binaries.py
     *("DOWNLOAD_FOLDER", "EXTRACTION_FOLDER"),  # domain/downloadscript.py
 }

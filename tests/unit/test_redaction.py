@@ -1,7 +1,9 @@
 """The last net under logs, histories and answers: what is caught in it, and what goes through."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from temporalio.api.failure.v1 import Failure
@@ -74,15 +76,15 @@ async def test_failures_reach_histories_without_secrets() -> None:
 
 
 @pytest.fixture
-def configure() -> Iterator[Callable[[str], None]]:
+def configure() -> Iterator[Callable[..., None]]:
     """What a process of ours does at its start, with a bare root logger as in a new process; put back in the end."""
     root = logging.getLogger()
     level, levels = root.level, {name: logging.getLogger(name).level for name in logs.OURS}
     pytests = list[logging.Handler]()
 
-    def at_start(level: str) -> None:
+    def at_start(*settings: Any) -> None:
         pytests[:], root.handlers = root.handlers, []
-        logs.configure(level)
+        logs.configure(*settings)
 
     yield at_start
     root.handlers = pytests
@@ -91,9 +93,7 @@ def configure() -> Iterator[Callable[[str], None]]:
         logging.getLogger(name).setLevel(before)
 
 
-def test_no_line_of_the_log_shows_a_secret(
-    configure: Callable[[str], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_line_of_the_log_shows_a_secret(configure: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     configure("debug")
     logging.getLogger("worker").debug("fetching %s", LEAKS[0])
     try:
@@ -107,7 +107,7 @@ def test_no_line_of_the_log_shows_a_secret(
 
 
 def test_libraries_keep_their_requests_to_themselves(
-    configure: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+    configure: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure("debug")
     for name in ("botocore.auth", "httpx", "httpcore.http11", "aiobotocore", "temporalio.worker"):
@@ -118,10 +118,33 @@ def test_libraries_keep_their_requests_to_themselves(
     assert said.count("it goes wrong") == 5
 
 
-def test_our_lines_follow_the_setting(configure: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_lines_follow_the_setting(configure: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     configure("warning")
     logging.getLogger("worker").info("working")
     logging.getLogger("activities").warning("in vain")
     said = capsys.readouterr().err
     assert "working" not in said
     assert "in vain" in said
+
+
+def test_a_line_of_json_says_whose_it_is_and_shows_no_secret(
+    configure: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", "json", lambda: {"pid": "20.500/a", "job_ids": ["7"], "run_id": ""})
+    logging.getLogger("worker").info("fetching %s é", LEAKS[0])
+    try:
+        raise OSError(LEAKS[7])
+    except OSError:
+        logging.getLogger("api").exception("POST /token")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {
+        "level": "info",
+        "logger": "worker",
+        "message": f"fetching {redacted(LEAKS[0])} é",
+        "pid": "20.500/a",
+        "job_ids": ["7"],
+    }
+    assert second["exception"].startswith("Traceback")
+    assert second["exception"].endswith(redacted(LEAKS[7]))
+    assert SECRET not in f"{first}{second}"

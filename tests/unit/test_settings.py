@@ -119,6 +119,10 @@ def test_decimal_sizes() -> None:
             "S3_STATE_BUCKET = 'retrieval'",
             "S3_LANDINGZONE_BUCKET, S3_RETRIEVAL_BUCKET and S3_STATE_BUCKET must be three buckets.",
         ),
+        (
+            "METRICS_ADDRESS = 'localhost:9464'",
+            "METRICS_ADDRESS must be an IP address and a port, as in 127.0.0.1:9464.",
+        ),
         ("CA_FILE = 'nowhere.pem'", "CA_FILE must name a file that is there."),
         ("ENVIRONMENT = 'prod'", "ENVIRONMENT should be 'production' or 'development'."),
         (
