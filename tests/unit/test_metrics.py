@@ -28,21 +28,10 @@ ALERTS = [
 DASHBOARDS = sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
 
 WORDS = {
-    "and",
-    "or",
-    "unless",
-    "on",
-    "by",
-    "sum",
-    "max",
-    "count",
-    "rate",
-    "increase",
-    "absent",
-    "time",
-    "label_replace",
+    *("and", "or", "unless", "on", "by", "sum", "max", "count"),
+    *("rate", "increase", "absent", "time", "label_replace", "histogram_quantile"),
 }
-WORDS |= {"histogram_quantile"}
+"""PromQL's own."""
 
 
 def expressions() -> Iterator[tuple[str, str]]:
