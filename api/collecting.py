@@ -35,7 +35,10 @@ _RPC = timedelta(seconds=5)
 _AWAY = (RPCError, TemporalError, ArchiverError)
 
 _PHASES = {
-    "archive": ("ArchiveDataset", [phase for phase in Phase if phase not in (Phase.RECALLING, Phase.DONE)]),
+    "archive": (
+        "ArchiveDataset",
+        [phase for phase in Phase if phase not in (Phase.RECALLING, Phase.COPYING, Phase.DONE)],
+    ),
     "retrieve": (
         "RetrieveDataset",
         [Phase.PLANNING, Phase.RECALLING, Phase.COPYING, Phase.PAUSED, Phase.PARKED],

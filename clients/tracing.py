@@ -51,7 +51,9 @@ class Tracing:
             yield span
 
     def sent(self, name: str, seconds: float, error: str = "") -> None:
-        """A span of a request of ours that has just ended, in an error of this class or well."""
+        """A span of a request of ours that has just ended, in an error of this class or well; none outside a trace."""
+        if not trace.get_current_span().get_span_context().is_valid:
+            return
         ended = time.time_ns()
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, start_time=ended - round(seconds * 1e9))
         if error:

@@ -189,7 +189,7 @@ SDK = {
     "temporal_worker_task_slots_used": "Steps that a worker carries out now, by `task_queue` and `worker_type`.",
     "temporal_worker_task_slots_available": "Those that it could carry out besides.",
     "temporal_request_failure_total": "Requests to Temporal that failed, by `operation`.",
-    "temporal_request_latency_seconds": "Histogram: time of a request to Temporal, by `operation`.",
+    "temporal_request_latency": "Histogram: time of a request to Temporal, in s, by `operation`.",
     "temporal_workflow_task_execution_failed_total": "Workflow tasks that failed: a bug, by `workflow_type`.",
 }
 """Those of the numbers of Temporal's SDK that alert rules and dashboards use."""

@@ -116,7 +116,10 @@ def test_a_request_goes_on_with_the_trace_that_it_comes_with(spans: Spans) -> No
         assert telemetry.trace_id() == trace
         with telemetry.calling("scicat", "GET"):
             pass
+    with telemetry.calling("lts", "GET"):
+        pass
     telemetry.stop()
+    assert not spans.named("lts GET"), "it belongs to no request"
     [served], [sent] = spans.named("GET /jobs"), spans.named("scicat GET")
     assert (served.trace_id.hex(), served.parent_span_id.hex()) == (trace, parent)
     assert sent.parent_span_id == served.span_id
