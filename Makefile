@@ -2,6 +2,7 @@
 # uv (private, in .cache/, if there is none), the environment (.venv, from uv.lock), the servers' programs.
 
 PYTHON ?= python3
+PROMTOOL ?= promtool
 UV_VERSION := 0.13.9
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .cache/uv/bin/uv)
 ENVIRONMENT := .venv/.made-from-uv.lock
@@ -19,7 +20,7 @@ BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(orig
 export FULL CASES CASE REPEATS SCALE MINUTES
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long histories openapi bench bench-control bench-waiting profile check audit clean programs
+.PHONY: help demo up down test test-long histories openapi bench bench-control bench-waiting profile check alerts audit clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +65,11 @@ check: $(ENVIRONMENT) ## Check format, lint, types, import contracts and the com
 	@pyright
 	@lint-imports
 	@pytest -q -p no:cacheprovider tests/deploy/test_compose.py
+
+alerts: ## Check and test the alert rules by promtool, which comes with Prometheus [PROMTOOL=/path/to/it]
+	@$(PROMTOOL) check rules deploy/prometheus/alerts.yml
+	@$(PROMTOOL) check config deploy/prometheus/prometheus.yml
+	@$(PROMTOOL) test rules deploy/prometheus/alerts.test.yml
 
 audit: $(ENVIRONMENT) ## Ask PyPI for known vulnerabilities of all that uv.lock names, ourselves left out
 	@mkdir -p .cache
