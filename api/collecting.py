@@ -31,6 +31,7 @@ from workflows import queues
 _log = logging.getLogger("api")
 
 _RPC = timedelta(seconds=5)
+_LOOK_S = 30.0
 
 _AWAY = (RPCError, TemporalError, ArchiverError)
 
@@ -72,7 +73,7 @@ class Collector:
         while True:
             for part, look in parts.items():
                 try:
-                    with reaching():
+                    async with reaching(_LOOK_S):
                         await look()
                 except _AWAY as error:
                     _log.info("the metrics of %s are not brought up to date: %s", part, error)
