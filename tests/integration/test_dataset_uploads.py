@@ -258,5 +258,12 @@ async def test_an_upload_that_has_not_heard_of_the_end_of_its_archive_hears_of_i
     assert (await asyncio.wait_for(unheard.result(), timeout=30)).outcome == "freed"
     assert counted.claims[waiting].found == sum(map(len, FILES.values()))
     assert await uploader.reserved(waiting) == GIB
-    assert (await lab.landed(waiting)).keys() == FILES.keys()
+    landed = await lab.landed(waiting)
+    assert landed.keys() == FILES.keys()
     await uploader.released(archived)
+
+    # Lost, but not archived: its owner may have to upload it again.
+    gone = [(version.key, version.version_id) for versions in landed.values() for version in versions]
+    await lab.objects.delete_versions(lab.landing, gone)
+    assert (await count()).claims[waiting].found == 0
+    assert await uploader.reserved(waiting) == GIB
