@@ -1,8 +1,7 @@
 """Temporal's client, made in one place: whom it trusts, what it shows of itself, and what no history may hold."""
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from temporalio.api.failure.v1 import Failure
 from temporalio.client import Client, Interceptor
@@ -31,10 +30,9 @@ async def connect(
     *,
     address: str,
     namespace: str,
-    tls: bool = False,
-    ca_file: Path | None = None,
-    certificate_file: Path | None = None,
-    key_file: Path | None = None,
+    tls: TLSConfig | bool = False,
+    api_key: str | None = None,
+    rpc_metadata: Mapping[str, str] | None = None,
     lazy: bool = False,
     runtime: Runtime | None = None,
     interceptors: Sequence[Interceptor] = (),
@@ -44,10 +42,9 @@ async def connect(
     Args:
         address: host:port.
         namespace: of all workflows.
-        tls: whether to dial by TLS; the server's certificate is always checked.
-        ca_file: certificates to trust instead of the system's.
-        certificate_file: PEM file of our own certificate, where the server asks for one.
-        key_file: PEM file of its private key.
+        tls: whether to dial by TLS, whom to trust and which certificate to show; the server's is always checked.
+        api_key: shown with every call, where the server asks for one.
+        rpc_metadata: headers of every call.
         lazy: connect with the first call.
         runtime: of the process's metrics; None: the SDK's own.
         interceptors: of the client and, where they are a worker's as well, of its workers.
@@ -60,16 +57,10 @@ async def connect(
         address,
         namespace=namespace,
         data_converter=DATA_CONVERTER,
-        tls=_trust(ca_file, certificate_file, key_file) if tls else False,
+        tls=tls,
+        api_key=api_key,
+        rpc_metadata=rpc_metadata or {},
         lazy=lazy,
         runtime=runtime,
         interceptors=interceptors,
-    )
-
-
-def _trust(ca_file: Path | None, certificate_file: Path | None, key_file: Path | None) -> TLSConfig:
-    return TLSConfig(
-        server_root_ca_cert=ca_file.read_bytes() if ca_file else None,
-        client_cert=certificate_file.read_bytes() if certificate_file else None,
-        client_private_key=key_file.read_bytes() if key_file else None,
     )

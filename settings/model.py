@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from settings import sources
+from settings import sources, temporal
 
 MIB = 2**20
 GB = 10**9
@@ -304,11 +304,6 @@ class Settings(BaseSettings):
         default="127.0.0.1:7233", min_length=1, description="host:port of the Temporal server."
     )
     temporal_namespace: str = Field(default="default", min_length=1, description="Namespace of all workflows.")
-    temporal_tls: bool = Field(default=False, description="Whether Temporal is dialled by TLS.")
-    temporal_certificate_file: File = Field(
-        default=None, description="PEM file of the certificate that we show to Temporal (mutual TLS); empty: none."
-    )
-    temporal_key_file: File = Field(default=None, description="PEM file of that certificate's private key.")
     worker_build_id: str = Field(
         default="",
         max_length=255,
@@ -341,6 +336,8 @@ class Settings(BaseSettings):
         default="", description="OpenTelemetry collector that takes traces (OTLP over HTTP); empty: there are none."
     )
 
+    _temporal_security: dict[str, Any] = PrivateAttr(default_factory=dict[str, Any])
+
     @field_validator("s3_external_endpoint", "scicat_datasets_api_prefix")
     @classmethod
     def _as_its_namesake(cls, value: str, info: ValidationInfo) -> str:
@@ -349,7 +346,7 @@ class Settings(BaseSettings):
         # A namesake that was refused itself is absent here, and is named by its own error.
         return value or info.data.get(namesake[str(info.field_name)], "")
 
-    @field_validator("ca_file", "lts_path", "temporal_certificate_file", "temporal_key_file", mode="before")
+    @field_validator("ca_file", "lts_path", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         """TOML has no null."""
@@ -366,11 +363,8 @@ class Settings(BaseSettings):
             )
         if self.lts_driver == "filesystem" and (self.lts_path is None or not self.lts_path.is_absolute()):
             raise ValueError("LTS_PATH must be an absolute path where LTS_DRIVER is filesystem")
-        for one, other in (("s3_link_user", "s3_link_password"), ("temporal_certificate_file", "temporal_key_file")):
-            if _filled(getattr(self, one)) != _filled(getattr(self, other)):
-                raise ValueError(f"{one.upper()} and {other.upper()} go together: set both or neither")
-        if self.temporal_certificate_file and not self.temporal_tls:
-            raise ValueError("TEMPORAL_TLS must be true where TEMPORAL_CERTIFICATE_FILE is set")
+        if _filled(self.s3_link_user) != _filled(self.s3_link_password):
+            raise ValueError("S3_LINK_USER and S3_LINK_PASSWORD go together: set both or neither")
         buckets = (self.s3_landingzone_bucket, self.s3_retrieval_bucket, self.s3_state_bucket)
         if len(set(buckets)) < len(buckets):
             raise ValueError("S3_LANDINGZONE_BUCKET, S3_RETRIEVAL_BUCKET and S3_STATE_BUCKET must be three buckets")
@@ -436,11 +430,21 @@ class Settings(BaseSettings):
         return {
             "address": self.temporal_address,
             "namespace": self.temporal_namespace,
-            "tls": self.temporal_tls,
-            "ca_file": self.ca_file,
-            "certificate_file": self.temporal_certificate_file,
-            "key_file": self.temporal_key_file,
+            **self._temporal_security,
         }
+
+    def securing_temporal(self) -> Self:
+        """The same settings, dialling Temporal as Temporal's own variables say.
+
+        Raises:
+            SettingsError: One sentence, when these cannot be used.
+        """
+        copy = self.model_copy()
+        try:
+            copy._temporal_security = temporal.security(self.ca_file)
+        except ValueError as error:
+            raise sources.SettingsError([str(error)]) from None
+        return copy
 
     @property
     def telemetry(self) -> dict[str, Any]:
@@ -474,8 +478,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: arguments (tests), environment, secrets files, `config.toml`."""
-        return (init_settings, env_settings, *sources.secrets_files(settings_cls), sources.config_file(settings_cls))
+        """Order the sources: arguments (tests), environment, secrets files, Temporal's own file, `config.toml`."""
+        return (
+            init_settings,
+            env_settings,
+            *sources.secrets_files(settings_cls),
+            sources.temporal_file(settings_cls),
+            sources.config_file(settings_cls),
+        )
 
 
 def _filled(value: object) -> bool:

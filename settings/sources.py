@@ -1,7 +1,8 @@
-"""Where settings come from, first match wins: environment, secrets files, `config.toml`, defaults.
+"""Where settings come from, first match wins: environment, secrets files, Temporal's file, `config.toml`, defaults.
 
 Secrets files lie in `SECRETS_DIR` (/run/secrets), one per setting, named by the setting in lower case; container
-runtimes mount them so. `config.toml` is the one named by `SCOPEMARCHIVER_CONFIG`, else ./config.toml where it exists.
+runtimes mount them so. Temporal's file is the one that `TEMPORAL_CONFIG_FILE` names; it tells where Temporal is
+(`settings/temporal.py`). `config.toml` is the one named by `SCOPEMARCHIVER_CONFIG`, else ./config.toml where it exists.
 """
 
 import os
@@ -14,6 +15,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SecretsSettingsSource
 from pydantic_settings import SettingsError as UnreadableSource
+
+from settings import temporal
 
 if TYPE_CHECKING:
     from settings.model import Settings
@@ -55,7 +58,7 @@ def read_settings() -> "Settings":
     from settings.model import Settings
 
     try:
-        return Settings()
+        return Settings().securing_temporal()
     except ValidationError as error:
         # `from None`: pydantic's own text quotes the values, which may be secrets.
         raise SettingsError([_sentence(detail) for detail in error.errors(include_input=False)]) from None
@@ -99,6 +102,21 @@ def config_file(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
     except (OSError, ValueError) as error:
         raise SettingsError([f"{path} cannot be read: {error}."]) from error
     return ConfigFile(settings_cls, path, {name.lower(): value for name, value in content.items()})
+
+
+def temporal_file(settings_cls: type[BaseSettings]) -> PydanticBaseSettingsSource:
+    """Build the source that reads where Temporal is from the file of its own configuration, where one is named.
+
+    Raises:
+        SettingsError: That file cannot be used.
+    """
+    path = temporal.config_file()
+    if path is None:
+        return InitSettingsSource(settings_cls, init_kwargs={})
+    try:
+        return ConfigFile(settings_cls, path, temporal.address())
+    except ValueError as error:
+        raise SettingsError([str(error)]) from None
 
 
 def secrets_folder() -> Path | None:

@@ -28,7 +28,7 @@ from clients.s3_small import SmallObjects
 from clients.s3_wire import Range
 from clients.scicat import Catalogue
 from clients.temporal import connect
-from settings import Settings
+from settings import Settings, load_settings
 from tests.fakes.certificate import certificate
 
 ACCOUNT: dict[str, Any] = {"access_key": "a", "secret_key": "s", "region": "eu-west-1"}
@@ -138,7 +138,8 @@ async def s3_small(there: Listener, ca_file: Path | None) -> None:
 
 
 async def temporal(there: Listener, ca_file: Path | None) -> None:
-    await connect(address=there.address, namespace="default", tls=True, ca_file=ca_file)
+    settings = Settings(temporal_address=there.address, ca_file=ca_file).securing_temporal()
+    await connect(**settings.temporal_connection)
 
 
 async def user_of_scicat(there: Listener, _: Path | None) -> None:
@@ -177,6 +178,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CA_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ingest, "ATTEMPTS", 1)
+    monkeypatch.setenv("TEMPORAL_TLS", "true")
 
 
 @pytest.mark.parametrize("dial", DIALS, ids=lambda dial: dial.__name__)
@@ -194,13 +196,16 @@ async def test_a_server_is_spoken_to_only_if_it_is_trusted(
     assert known.heard
 
 
-async def test_temporal_is_shown_our_certificate_where_it_asks(ca_file: Path) -> None:
-    ours: dict[str, Any] = {"certificate_file": ca_file, "key_file": ca_file.with_name("private.key")}
+async def test_temporal_is_shown_our_certificate_where_it_asks(ca_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(ca_file, mutual=True) as server:
+        monkeypatch.setenv("TEMPORAL_ADDRESS", server.address)
+        monkeypatch.setenv("TEMPORAL_TLS_SERVER_CA_CERT_PATH", str(ca_file))
         with suppress(RuntimeError):
-            await connect(address=server.address, namespace="default", tls=True, ca_file=ca_file)
+            await connect(**load_settings().temporal_connection)
         assert server.heard == []
+        monkeypatch.setenv("TEMPORAL_TLS_CLIENT_CERT_PATH", str(ca_file))
+        monkeypatch.setenv("TEMPORAL_TLS_CLIENT_KEY_PATH", str(ca_file.with_name("private.key")))
         with suppress(RuntimeError):
-            await connect(address=server.address, namespace="default", tls=True, ca_file=ca_file, **ours)
+            await connect(**load_settings().temporal_connection)
     assert server.heard
     assert all(server.shown)

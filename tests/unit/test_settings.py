@@ -125,14 +125,6 @@ def test_decimal_sizes() -> None:
         ),
         ("CA_FILE = 'nowhere.pem'", "CA_FILE must name a file that is there."),
         ("ENVIRONMENT = 'prod'", "ENVIRONMENT should be 'production' or 'development'."),
-        (
-            "TEMPORAL_CERTIFICATE_FILE = 'config.toml'",
-            "TEMPORAL_CERTIFICATE_FILE and TEMPORAL_KEY_FILE go together: set both or neither.",
-        ),
-        (
-            "TEMPORAL_CERTIFICATE_FILE = 'config.toml'\nTEMPORAL_KEY_FILE = 'config.toml'",
-            "TEMPORAL_TLS must be true where TEMPORAL_CERTIFICATE_FILE is set.",
-        ),
         ("S3_LINK_USER = 'links'", "S3_LINK_USER and S3_LINK_PASSWORD go together: set both or neither."),
     ],
 )
