@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cli.stack import WORKERS, Stack
+from cli.stack import Stack
 
 _PAGE_BYTES = 4096
 
 
 def highest_memory_mib(stack: Stack) -> dict[str, float]:
     """The most memory that each worker had resident since it started, in MiB."""
-    lines = {name: _read(stack.pid(name), "status") for name in WORKERS}
+    lines = {name: _read(stack.pid(name), "status") for name in stack.workers}
     return {
         name: int(line.split()[1]) / 1024
         for name, text in lines.items()
@@ -31,7 +31,7 @@ def disk_written_bytes(stack: Stack) -> int:
     The kernel counts whole pages at the moment that they become dirty, whether or not the file lives on.
     """
     written = 0
-    for name in WORKERS:
+    for name in stack.workers:
         for line in _read(stack.pid(name), "io").splitlines():
             if line.startswith("write_bytes:"):
                 log_pages = math.ceil(stack.log(name).stat().st_size / _PAGE_BYTES)

@@ -85,6 +85,7 @@ class Stack:
         overrides: Mapping[str, str] | None = None,
         services: Collection[str] = ALL_SERVICES,
         own: Mapping[str, Mapping[str, str]] | None = None,
+        scale: Mapping[str, int] | None = None,
     ) -> None:
         """Describe a stack; nothing happens yet.
 
@@ -94,6 +95,8 @@ class Stack:
             overrides: Variables for every process: settings of ours, `MOCK_*` of the stand-ins.
             services: The names out of `ALL_SERVICES` that are to run.
             own: Variables for single processes of ours, by name; none that another process must know.
+            scale: How many processes of a worker, where not one; the second is called `worker-archival-2`, for
+                example.
 
         Raises:
             StackError: A service has no such name.
@@ -103,7 +106,14 @@ class Stack:
         self.ports = ports
         self._overrides = dict(overrides or {})
         self._own = dict(own or {})
-        self.services = [name for name in ALL_SERVICES if name in services]
+        self.workers = {
+            name if n == 1 else f"{name}-{n}": queue
+            for name, queue in WORKERS.items()
+            if name in services
+            for n in range(1, (scale or {}).get(name, 1) + 1)
+        }
+        """The worker processes by name, and the queue that each works on."""
+        self.services = [*(name for name in ALL_SERVICES if name in services and name not in WORKERS), *self.workers]
         self._children: dict[str, Child] = {}
         self._questions: dict[str, Callable[[], Awaitable[bool]]] = {}
         self._lock: TextIO | None = None
@@ -135,7 +145,7 @@ class Stack:
             self._check_ports()
             await self._launch([name for name in self.services if name in SERVERS])
             await self._set_up()
-            await self._launch([name for name in self.services if name in OURS])
+            await self._launch([name for name in self.services if name not in SERVERS])
             self._record(ready=True)
         except BaseException:
             await self.stop()
@@ -144,9 +154,9 @@ class Stack:
     async def stop(self) -> None:
         """End everything politely, our own processes before the servers that they need; twice does no harm."""
         grace_s = 5 + (self._settings.graceful_shutdown_s if self._settings else 0)
-        for names in (OURS, SERVERS):
+        for servers in (False, True):
             await asyncio.gather(
-                *(child.stop(grace_s=grace_s) for name, child in self._children.items() if name in names)
+                *(child.stop(grace_s=grace_s) for name, child in self._children.items() if (name in SERVERS) is servers)
             )
         self._children.clear()
         if self._lock is not None:
@@ -242,7 +252,7 @@ class Stack:
             "lts": stack_environment.for_lts(ports, accounts, data / "lts", overrides),
             "scicat": stack_environment.for_scicat(ports, accounts, data / "scicat.sqlite", overrides),
             "idp": stack_environment.for_idp(ports, self._settings, data / "idp.json", overrides),
-            **{name: {**ours, **self._own.get(name, {})} for name in OURS},
+            **{name: {**ours, **self._own.get(name, {})} for name in ("api", *self.workers)},
         }
         for name, environment in environments.items():
             stack_environment.keep_environment(self.folder / "env" / f"{name}.env", environment)
@@ -263,12 +273,11 @@ class Stack:
             if name in self.services:
                 self._add(name, _module(module), environments[name])
                 self._questions[name] = readiness.http_answers(port, path)
-        for name, queue in WORKERS.items():
-            if name in self.services:
-                child = self._add(name, _module("worker", "--queue", queue), environments[name])
-                self._questions[name] = readiness.worker_polls(
-                    ports.temporal, namespace, queue, lambda child=child: child.started_at
-                )
+        for name, queue in self.workers.items():
+            child = self._add(name, _module("worker", "--queue", queue), environments[name])
+            self._questions[name] = readiness.worker_polls(
+                ports.temporal, namespace, queue, lambda child=child: child.started_at
+            )
 
     def _add(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
         self.log(name).write_bytes(b"")

@@ -176,6 +176,27 @@ class ObjectStore:
                 return True
         return False
 
+    async def replace(self, bucket: str, key: str, body: bytes, known: str | None) -> str | None:
+        """Write a small object if nobody else has written it meanwhile.
+
+        Args:
+            bucket: bucket.
+            key: key.
+            body: all of it.
+            known: ETag without quotes that the object must still have; None: there must be none.
+
+        Returns:
+            Its ETag now, without quotes; None if it is another object, or is gone, and nothing was written.
+        """
+        only = {"IfNoneMatch": "*"} if known is None else {"IfMatch": f'"{known}"'}
+        with (
+            _errors(f"writing {key!r} to bucket {bucket}"),
+            _unless("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"),
+        ):
+            answer = await self._s3.put_object(Bucket=bucket, Key=key, Body=body, **cast(Any, only))
+            return answer["ETag"].strip('"')
+        return None
+
     async def get(self, bucket: str, key: str) -> bytes | None:
         """Read a small object whole, None if there is none."""
         with _errors(f"reading {key!r} of bucket {bucket}"), _unless(*_NOT_FOUND):

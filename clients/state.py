@@ -17,6 +17,7 @@ from domain.manifest import Journal, Manifest, load_journal, load_manifest
 from domain.message import Message
 from domain.outcome import DatasetOutcome
 from domain.planfile import DatasetPlan, dump_plan, load_plan, smallest_chunk_of
+from domain.streams import Seen
 
 _PLANS_KEPT = 2
 _MEMBERS_KEPT = 100_000
@@ -229,6 +230,32 @@ class State:
     async def drop_retrieved(self, key: str) -> None:
         """Forget an object that is no longer in the retrieval bucket."""
         await self._objects.delete_objects(self._bucket, [names.retrieved_key(key)])
+
+    async def streams(self, queue: str) -> tuple[dict[int, Seen], str | None]:
+        """The streams of a queue by number, and the ETag of the mark that somebody goes without one."""
+        prefix = names.streams_prefix(queue)
+        found: dict[int, Seen] = {}
+        mark = None
+        async for item in self._objects.list_objects(self._bucket, prefix):
+            name = item.key.removeprefix(prefix)
+            if name.isdecimal():
+                found[int(name)] = Seen(item.etag, free=not item.size)
+            elif item.key == names.stream_mark_key(queue):
+                mark = item.etag
+        return found, mark
+
+    async def write_stream(self, queue: str, number: int, holder: bytes, known: str | None) -> str | None:
+        """Write who holds a stream, or that nobody does (empty), on the ETag known; the new one, None if refused."""
+        return await self._objects.replace(self._bucket, names.stream_key(queue, number), holder, known)
+
+    async def stream(self, queue: str, number: int) -> tuple[bytes, str]:
+        """Who holds a stream, and its ETag; both empty if there is no such object."""
+        holder, etag = await self._objects.get_unless(self._bucket, names.stream_key(queue, number), "")
+        return holder or b"", etag.strip('"')
+
+    async def mark_streams(self, queue: str, content: bytes, known: str | None) -> str | None:
+        """Note that somebody goes without a stream, on the ETag known; the new one, None if another was faster."""
+        return await self._objects.replace(self._bucket, names.stream_mark_key(queue), content, known)
 
     async def put_json(self, key: str, value: object) -> None:
         """Keep a small record."""

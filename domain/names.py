@@ -156,6 +156,21 @@ def restored_key(pid: str, path: str) -> str:
     return f"{_DATASETS}/{pid}/restored/{path}"
 
 
+def streams_prefix(queue: str) -> str:
+    """State about the streams to the LTS that the workers of one queue share."""
+    return f"streams/{queue}/"
+
+
+def stream_key(queue: str, number: int) -> str:
+    """Who holds this one of them."""
+    return f"{streams_prefix(queue)}{number}"
+
+
+def stream_mark_key(queue: str) -> str:
+    """Written by whoever goes without one."""
+    return f"{streams_prefix(queue)}wanted"
+
+
 def orphan_key(archive_id: str) -> str:
     """Record of a file on a write-once LTS that belongs to no archived dataset."""
     return f"orphans/{archive_id}.json"

@@ -152,7 +152,11 @@ class Admin:
         return JSONResponse(
             {
                 "requests": {
-                    route: {"count": by_status.total(), "statuses": by_status}
+                    route: {
+                        "count": by_status.total(),
+                        "statuses": by_status,
+                        "most_at_once": self._counters.most_at_once[route],
+                    }
                     for route, by_status in self._counters.requests.items()
                 },
                 "paths": {path: asdict(counted) for path, counted in self._counters.paths.items()},

@@ -1,4 +1,4 @@
-"""What the clients did: requests by route and status, bytes by path. Since the process started."""
+"""What the clients did: requests by route and status, how many at once, bytes by path. Since the process started."""
 
 from __future__ import annotations
 
@@ -31,10 +31,20 @@ class Counters:
 
     requests: dict[str, Counter[str]] = field(default_factory=dict[str, Counter[str]])
     paths: dict[str, PathBytes] = field(default_factory=dict[str, PathBytes])
+    most_at_once: Counter[str] = field(default_factory=Counter[str])
+    _going_on: Counter[str] = field(default_factory=Counter[str])
+
+    def began(self, method: str, path: str) -> None:
+        """A request came."""
+        route = f"{method} {route_of(path)}"
+        self._going_on[route] += 1
+        self.most_at_once[route] = max(self.most_at_once[route], self._going_on[route])
 
     def answered(self, method: str, path: str, status: int | None) -> None:
         """A request ended; None = without an answer."""
-        by_status = self.requests.setdefault(f"{method} {route_of(path)}", Counter())
+        route = f"{method} {route_of(path)}"
+        self._going_on[route] -= 1
+        by_status = self.requests.setdefault(route, Counter())
         by_status["none" if status is None else str(status)] += 1
 
     def of(self, path: str) -> PathBytes:
@@ -52,4 +62,5 @@ class Counters:
     def reset(self) -> None:
         """Start from zero."""
         self.requests.clear()
+        self.most_at_once = self._going_on.copy()
         self.paths.clear()

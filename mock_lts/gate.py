@@ -76,6 +76,7 @@ class Gate:
                     message["headers"] = [*message.get("headers", ()), (b"tus-resumable", b"1.0.0")]
             await send(message)
 
+        self._counters.began(method, path)
         try:
             self._admit(scope)
             await self._app(scope, receive, counting)

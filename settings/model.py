@@ -89,6 +89,7 @@ Days = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Terabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gigabytes = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Streams = Annotated[int, Field(ge=0, le=1000)]
 
 NO_SECRET = SecretStr("")
 
@@ -311,6 +312,12 @@ class Settings(BaseSettings):
     )
     archival_slots: Count = Field(default=2, description="Datablocks that one worker writes at once.")
     retrieval_slots: Count = Field(default=4, description="Datablocks that one worker reads from the LTS at once.")
+    lts_write_streams: Streams = Field(
+        default=0, description="Datablocks that all workers together write to the LTS at once; 0: each has its slots."
+    )
+    lts_read_streams: Streams = Field(
+        default=0, description="Datablocks that all workers together read from the LTS at once; 0: each has its slots."
+    )
     control_slots: Count = Field(default=50, description="Light steps that one worker does at once.")
     heartbeat_timeout_s: Seconds = Field(
         default=10,

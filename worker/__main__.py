@@ -23,7 +23,7 @@ from settings import Settings, SettingsError, load_settings, logs
 from settings.needs import Process, needed
 from worker.beating import Beating
 from worker.bounding import Bounding
-from worker.build import WORKFLOW_TASKS, world
+from worker.build import tuner, world
 from worker.naming import Naming, facts
 from worker.versioning import deployment
 from workflows import queues
@@ -60,12 +60,14 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
                     # The sandbox is for the tests, which run every workflow in it: here it would only cost (ADR 10).
                     workflow_runner=UnsandboxedWorkflowRunner(),
                     activities=queue.activities,
-                    max_concurrent_activities=queue.slots,
-                    max_concurrent_workflow_tasks=WORKFLOW_TASKS,
+                    tuner=tuner(queue.slots),
                     max_heartbeat_throttle_interval=_BEAT,
                     default_heartbeat_throttle_interval=_BEAT,
                     graceful_shutdown_timeout=timedelta(seconds=_GRACE * settings.graceful_shutdown_s),
-                    interceptors=[Naming(jobs=settings.log_format == "json"), Bounding(), Beating()],
+                    interceptors=[
+                        *(Naming(jobs=settings.log_format == "json"), Bounding(), Beating()),
+                        *queue.interceptors,
+                    ],
                     deployment_config=deployment(settings),
                 )
             )

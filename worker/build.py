@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from temporalio.client import Client
+from temporalio.worker import FixedSizeSlotSupplier, Interceptor, WorkerTuner
 
 from activities.catalogue import CatalogueActivities
 from activities.consistency import ConsistencyActivities
@@ -36,6 +37,7 @@ from clients.telemetry import Threads
 from domain.errors import InfrastructureError
 from settings import Settings, SettingsError
 from worker.gauging import watch_space
+from worker.streams import SharedStreams
 from workflows import queues
 from workflows.archive_dataset import ArchiveDataset
 from workflows.archive_job import ArchiveJob
@@ -64,13 +66,25 @@ queue, where nothing runs out; with the SDK's hundred at once all were late, and
 """
 
 
+def tuner(slots: FixedSizeSlotSupplier | SharedStreams) -> WorkerTuner:
+    """What a worker has in hand at once: activities by its queue's slots, workflow tasks by `WORKFLOW_TASKS`."""
+    others = FixedSizeSlotSupplier(100)  # the SDK's own number; steps on the spot are bounded by their workflow tasks
+    return WorkerTuner.create_composite(
+        workflow_supplier=FixedSizeSlotSupplier(WORKFLOW_TASKS),
+        activity_supplier=slots,
+        local_activity_supplier=others,
+        nexus_supplier=others,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class QueueWork:
     """What a worker on one queue does."""
 
     workflows: Sequence[type]
     activities: Sequence[Callable[..., Any]]
-    slots: int
+    slots: FixedSizeSlotSupplier | SharedStreams
+    interceptors: Sequence[Interceptor] = ()
 
 
 @asynccontextmanager
@@ -101,12 +115,32 @@ async def world(settings: Settings, client: Client, names: Sequence[str]) -> Asy
             try:
                 await _check_versioning(objects, settings)
                 buffers = _buffers(settings, names)
-                yield _work(settings, client, store, catalogue, bulk, small, objects, links, state, readers, buffers)
+                work = _work(settings, client, store, catalogue, bulk, small, objects, links, state, readers, buffers)
+                async with _sharing(settings, state, names) as shared:
+                    yield work | {
+                        name: replace(work[name], slots=streams, interceptors=(streams,))
+                        for name, streams in shared.items()
+                    }
             finally:
                 watching.cancel()
                 bulk.close()
                 await store.aclose()
                 await catalogue.aclose()
+
+
+@asynccontextmanager
+async def _sharing(settings: Settings, state: State, names: Sequence[str]) -> AsyncGenerator[dict[str, SharedStreams]]:
+    """Share the streams of those of the queues that have a limit."""
+    limits = {
+        queues.ARCHIVAL: (settings.lts_write_streams, settings.archival_slots),
+        queues.RETRIEVAL: (settings.lts_read_streams, settings.retrieval_slots),
+    }
+    async with AsyncExitStack() as stack:
+        yield {
+            name: await stack.enter_async_context(SharedStreams.sharing(state, name, limit=limit, slots=slots))
+            for name, (limit, slots) in limits.items()
+            if name in names and limit
+        }
 
 
 def long_term_store(settings: Settings) -> LongTermStore:
@@ -281,10 +315,9 @@ def _work(
         consistency.check_page,
         consistency.close_report,
     )
+    reading = (tape.verify_block, retrieval.copy_block, restoring.restore_files)
     return {
-        queues.CONTROL: QueueWork(WORKFLOWS, light, settings.control_slots),
-        queues.ARCHIVAL: QueueWork((), (tape.write_block,), settings.archival_slots),
-        queues.RETRIEVAL: QueueWork(
-            (), (tape.verify_block, retrieval.copy_block, restoring.restore_files), settings.retrieval_slots
-        ),
+        queues.CONTROL: QueueWork(WORKFLOWS, light, FixedSizeSlotSupplier(settings.control_slots)),
+        queues.ARCHIVAL: QueueWork((), (tape.write_block,), FixedSizeSlotSupplier(settings.archival_slots)),
+        queues.RETRIEVAL: QueueWork((), reading, FixedSizeSlotSupplier(settings.retrieval_slots)),
     }

@@ -521,8 +521,12 @@ class TestAdmin:
         await lts.get("/files/f", headers={"Range": "bytes=0-1"})
         counted = (await lts.get("/admin/requests")).json()
         assert counted["paths"] == {"f": {"received": 5, "kept": 5, "sent": 2}}
-        assert counted["requests"]["PATCH /uploads/{id}"] == {"count": 2, "statuses": {"204": 1, "409": 1}}
-        assert counted["requests"]["GET /files/{path}"] == {"count": 1, "statuses": {"206": 1}}
+        assert counted["requests"]["PATCH /uploads/{id}"] == {
+            "count": 2,
+            "statuses": {"204": 1, "409": 1},
+            "most_at_once": 1,
+        }
+        assert counted["requests"]["GET /files/{path}"] == {"count": 1, "statuses": {"206": 1}, "most_at_once": 1}
 
     async def test_state_and_page(self, lts: httpx.AsyncClient):
         await to_tape_only(lts, "<b>", b"12345")

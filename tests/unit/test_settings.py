@@ -125,6 +125,7 @@ def test_decimal_sizes() -> None:
         ),
         ("CA_FILE = 'nowhere.pem'", "CA_FILE must name a file that is there."),
         ("ENVIRONMENT = 'prod'", "ENVIRONMENT should be 'production' or 'development'."),
+        ("LTS_WRITE_STREAMS = -1", "LTS_WRITE_STREAMS should be greater than or equal to 0."),
         ("S3_LINK_USER = 'links'", "S3_LINK_USER and S3_LINK_PASSWORD go together: set both or neither."),
     ],
 )
