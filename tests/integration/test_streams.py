@@ -12,6 +12,7 @@ import pytest
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import Priority, RetryPolicy
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 import domain.streams
@@ -56,7 +57,9 @@ class Desk:
     most: int = 0
     begun: list[int] = field(default_factory=list[int])
     by: set[str] = field(default_factory=set[str])
-    held: asyncio.Event = field(default_factory=asyncio.Event)
+    attempts: list[int] = field(default_factory=list[int])
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+    """Steps end."""
 
     def of(self, name: str) -> object:
         """The step, as one worker has it."""
@@ -66,12 +69,15 @@ class Desk:
             self.working += 1
             self.most = max(self.most, self.working)
             self.begun.append(number)
+            self.attempts.append(activity.info().attempt)
             self.by.add(name)
             try:
                 for _ in range(5):
                     activity.heartbeat(number)
                     await asyncio.sleep(0.002)
-                await self.held.wait()
+                while not self.free.is_set():
+                    activity.heartbeat(number)
+                    await asyncio.sleep(0.02)
             finally:
                 self.working -= 1
 
@@ -112,15 +118,16 @@ async def started(client: Client, queue: str, count: int) -> WorkflowHandle[Writ
 @pytest.mark.usefixtures("quick")
 async def test_no_more_steps_run_than_there_are_streams_however_many_workers_there_are() -> None:
     desk, state, queue = Desk(), StreamsInMemory(), f"streams-{uuid4()}"
-    desk.held.set()
+    desk.free.set()
     async with await dev_server() as server, AsyncExitStack() as workers:
         for name in ("one", "two", "three"):
             await workers.enter_async_context(working(server.client, state, queue, desk, name))
         handle = await started(server.client, queue, 100)
         await asyncio.wait_for(handle.result(), 60)
     assert desk.most == LIMIT
-    # Nothing came twice, so nothing was ended for want of a stream.
     assert sorted(desk.begun) == list(range(100))
+    # Nothing was refused or ended for want of a stream.
+    assert set(desk.attempts) == {1}
     assert desk.begun.index(99) < 50
     # All of it was given back.
     assert {name: body for name, (body, _) in state.objects.items() if name != "mark"} == {"0": b"", "1": b""}
@@ -143,10 +150,17 @@ async def test_a_step_whose_stream_is_lost_ends_and_goes_on_where_there_is_one()
         await eventually(none)
         state.away = False
         await eventually(both)
-        desk.held.set()
+        desk.free.set()
         await asyncio.wait_for(handle.result(), 60)
     assert desk.begun.count(0) == desk.begun.count(1) == 2
     assert desk.most == LIMIT
+
+
+async def test_a_step_that_comes_when_the_stream_is_lost_is_not_begun() -> None:
+    state = StreamsInMemory(away=True)
+    async with SharedStreams.sharing(state, "queue", limit=LIMIT, slots=2) as shared:
+        with pytest.raises(ApplicationError, match="lost its stream"), shared.using():
+            pytest.fail("begun")
 
 
 @pytest.mark.usefixtures("quick")
@@ -171,7 +185,7 @@ async def test_a_lost_answer_costs_no_stream() -> None:
             return state.writes > seen + 10 * LIMIT
 
         await eventually(renewed_again_and_again)
-        desk.held.set()
+        desk.free.set()
         await asyncio.wait_for(handle.result(), 60)
     assert sorted(desk.begun) == [0, 1]
 
@@ -179,7 +193,7 @@ async def test_a_lost_answer_costs_no_stream() -> None:
 @pytest.mark.usefixtures("quick")
 async def test_who_comes_later_gets_a_stream_of_those_who_have_all() -> None:
     desk, state, queue = Desk(), StreamsInMemory(), f"streams-{uuid4()}"
-    desk.held.set()
+    desk.free.set()
     async with await dev_server() as server, working(server.client, state, queue, desk, "one"):
         await asyncio.wait_for((await started(server.client, queue, 5)).result(), 60)
         async with working(server.client, state, queue, desk, "two"):
