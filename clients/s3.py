@@ -268,9 +268,9 @@ class ObjectStore:
                 found = [_version(item) for item in page.get("Versions", ())]
                 markers = [_version(item) for item in page.get("DeleteMarkers", ())]
                 if markers:
-                    # S3 sends one list, of which botocore makes two; sorting is stable, so ties keep S3's order.
+                    # S3 sends one list, of which botocore makes two. Times may be whole seconds; the latest is known.
                     found += markers
-                    found.sort(key=lambda v: v.last_modified, reverse=True)
+                    found.sort(key=lambda v: (v.last_modified, v.is_latest), reverse=True)
                     found.sort(key=lambda v: v.key.encode())
                 for version in found:
                     yield version

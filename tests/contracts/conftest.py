@@ -1,5 +1,6 @@
 """Real servers for the contract suites: each is one process per test session, in a temporary folder."""
 
+import json
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -17,42 +18,49 @@ ACCESS_KEY, SECRET_KEY = "root-of-tests", "secret-of-tests"
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """MinIO with no buckets."""
-    with _running(minio_process(tmp_path_factory.mktemp("minio"))) as server:
+    with running(minio_process(tmp_path_factory.mktemp("minio"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """SeaweedFS with no buckets."""
+    with running(seaweedfs_process(tmp_path_factory.mktemp("seaweedfs"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def lts_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A tape library whose library time stands still at zero: files are on tape as soon as somebody looks."""
-    with _running(lts_process(tmp_path_factory.mktemp("lts"))) as server:
+    with running(lts_process(tmp_path_factory.mktemp("lts"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def scicat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """SciCat with its local accounts."""
-    with _running(scicat_process(tmp_path_factory.mktemp("scicat"))) as server:
+    with running(scicat_process(tmp_path_factory.mktemp("scicat"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def idp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The identity provider with its one account."""
-    with _running(idp_process(tmp_path_factory.mktemp("idp"))) as server:
+    with running(idp_process(tmp_path_factory.mktemp("idp"))) as server:
         yield server
 
 
 @pytest.fixture
 def own_idp(tmp_path: Path) -> Iterator[ServerProcess]:
     """An identity provider that a test may stop."""
-    with _running(idp_process(tmp_path)) as server:
+    with running(idp_process(tmp_path)) as server:
         yield server
 
 
 @pytest.fixture
 def own_minio(tmp_path: Path) -> Iterator[ServerProcess]:
     """MinIO that a test may stop."""
-    with _running(minio_process(tmp_path)) as server:
+    with running(minio_process(tmp_path)) as server:
         yield server
 
 
@@ -75,7 +83,7 @@ def own_lts(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 @pytest.fixture
 def own_scicat(tmp_path: Path) -> Iterator[ServerProcess]:
     """SciCat that a test may stop."""
-    with _running(scicat_process(tmp_path)) as server:
+    with running(scicat_process(tmp_path)) as server:
         yield server
 
 
@@ -96,6 +104,37 @@ def minio_process(folder: Path, certificates: Path | None = None) -> ServerProce
             "MINIO_BROWSER": "off",
             "MINIO_UPDATE": "off",
         },
+        ca_file=certificates / "public.crt" if certificates else None,
+    )
+
+
+def seaweedfs_process(folder: Path, certificates: Path | None = None) -> ServerProcess:
+    """SeaweedFS over a folder, all of its parts in one process, not started."""
+    port, web = free_port(), free_port()
+    account = {
+        "name": "tests",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [account]}))
+    (folder / "data").mkdir(exist_ok=True)
+    argv = [str(binaries.seaweedfs()), "server", "-s3", f"-dir={folder / 'data'}", f"-s3.config={folder / 's3.json'}"]
+    argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3.autoCreateBucket=false"]
+    # Each bucket has volumes of its own, seven at first.
+    argv += ["-volume.max=10000", "-master.volumePreallocate=false", "-master.volumeSizeLimitMB=64"]
+    for part in ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"):
+        argv.append(f"-{part}={free_port()}")
+    argv += [f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    if certificates:
+        argv += [f"-s3.port={web}", f"-s3.port.https={port}"]
+        argv += [f"-s3.cert.file={certificates / 'public.crt'}", f"-s3.key.file={certificates / 'private.key'}"]
+    else:
+        argv.append(f"-s3.port={port}")
+    return ServerProcess(
+        argv,
+        url=f"{'https' if certificates else 'http'}://127.0.0.1:{port}",
+        ready_path="/healthz",
+        log=folder / "seaweedfs.log",
         ca_file=certificates / "public.crt" if certificates else None,
     )
 
@@ -139,7 +178,8 @@ def idp_process(folder: Path) -> ServerProcess:
 
 
 @contextmanager
-def _running(server: ServerProcess) -> Generator[ServerProcess]:
+def running(server: ServerProcess) -> Generator[ServerProcess]:
+    """Started, and stopped at the end."""
     try:
         server.start()
         yield server

@@ -42,7 +42,7 @@ VARIABLES = {
     *(f"MOCK_LTS_{name.upper()}" for name in LtsConfig.model_fields),
     *SCICAT_VARIABLES,
     *(f"MOCK_IDP_{name.upper()}" for name in IdpConfig.__dataclass_fields__),
-    *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN"),  # cli/binaries.py
+    *("MINIO_BIN", "TEMPORAL_BIN", "TEMPORAL_TEST_SERVER_BIN", "WEED_BIN"),  # cli/binaries.py
     *("SECRETS_DIR", "SCOPEMARCHIVER_CONFIG"),  # settings/sources.py
     *("TEMPORAL_CONFIG_FILE", "TEMPORAL_PROFILE", "TEMPORAL_API_KEY", "TEMPORAL_GRPC_META"),  # settings/temporal.py
     *("TEMPORAL_TLS", "TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_KEY_PATH"),
