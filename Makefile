@@ -17,7 +17,7 @@ PYTEST := pytest -n 2 --dist loadgroup
 
 # The peers and the profiler come on top of the environment, when they are wanted.
 BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(origin PYTHON)),,--python $(PYTHON)) python -m benchmarks
-export FULL CASES CASE REPEATS SCALE MINUTES
+export FULL CASES CASE REPEATS SCALE MINUTES WORKERS
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down test test-long histories openapi bench bench-control bench-waiting profile check alerts audit clean programs
@@ -50,7 +50,7 @@ openapi: $(ENVIRONMENT) ## Write docs/reference/openapi.yaml anew
 bench: programs ## Measure beside rclone and checksums [FULL=1: 60 GB of disk; CASES=a,b; REPEATS=3; SCALE=0.1]
 	@$(BENCHMARKS) run
 
-bench-control: programs ## Measure a job of 1,000 tiny datasets
+bench-control: programs ## Measure a job of 1,000 tiny datasets [WORKERS=2: in turn with so many processes on each queue]
 	@$(BENCHMARKS) control
 
 bench-waiting: programs ## Measure what 1,000 datasets cost that wait for tape [FULL=1: 10,000; MINUTES=10]

@@ -112,16 +112,29 @@ def waiting_command(
 
 
 @app.command("control")
-def control_command(scale: Scale = 1.0, work: Work = _WORK) -> None:
-    """Measure a job of 1,000 datasets of 1 KiB, print it, and write results/control.json."""
+def control_command(
+    scale: Scale = 1.0,
+    workers: Annotated[
+        int, typer.Option(envvar="WORKERS", min=1, help="Beside one worker on each queue: so many, in turn.")
+    ] = 1,
+    repeats: Annotated[int, typer.Option(envvar="REPEATS", min=1, help="Runs of each, where it is in turn.")] = 2,
+    work: Work = _WORK,
+) -> None:
+    """Measure a job of 1,000 datasets of 1 KiB, print it, and write results/control.json (results/workers.json)."""
+    datasets = max(1, round(many.JOB_DATASETS * scale))
+
+    def tell(what: str) -> None:
+        err.print(f"control: {what}")
+
     with _plainly(), tempfile.TemporaryDirectory(prefix="bench-", dir=_made(work)) as folder:
-        carried = asyncio.run(
-            control.measure(
-                Path(folder) / "site",
-                datasets=max(1, round(many.JOB_DATASETS * scale)),
-                tell=lambda what: err.print(f"control: {what}"),
+        if workers > 1:
+            found = asyncio.run(
+                control.beside(Path(folder), datasets=datasets, workers=workers, repeats=repeats, tell=tell)
             )
-        )
+            console.print(control.comparison(found))
+            control.save_comparison(found)
+            return
+        carried = asyncio.run(control.measure(Path(folder) / "site", datasets=datasets, workers=1, tell=tell))
     console.print(control.table(carried))
     if scale == 1:
         control.save(carried)

@@ -185,15 +185,17 @@ class Site:
 
 
 @asynccontextmanager
-async def opened(folder: Path, overrides: Mapping[str, str] = OVERRIDES) -> AsyncGenerator[Site]:
-    """A fresh stack in an empty folder, with these settings, ended on leaving.
+async def opened(
+    folder: Path, overrides: Mapping[str, str] = OVERRIDES, scale: Mapping[str, int] | None = None
+) -> AsyncGenerator[Site]:
+    """A fresh stack in an empty folder, with these settings and so many workers, ended on leaving.
 
     Raises:
         StackError, MissingProgram: it does not come up.
     """
     work = folder / "work"
     work.mkdir(parents=True)
-    async with Stack(folder / "stack", Ports.free(), overrides) as stack:
+    async with Stack(folder / "stack", Ports.free(), overrides, scale=scale) as stack:
         settings = stack.settings
         rclone = Rclone.of(settings, folder)
         async with (
