@@ -121,7 +121,12 @@ def seaweedfs_process(folder: Path, certificates: Path | None = None) -> ServerP
     argv = [str(binaries.seaweedfs()), "server", "-s3", f"-dir={folder / 'data'}", f"-s3.config={folder / 's3.json'}"]
     argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3.autoCreateBucket=false"]
     # Each bucket has volumes of its own, seven at first.
-    argv += ["-volume.max=10000", "-master.volumePreallocate=false", "-master.volumeSizeLimitMB=64"]
+    argv += [
+        "-volume.preStopSeconds=0",
+        "-volume.max=10000",
+        "-master.volumePreallocate=false",
+        "-master.volumeSizeLimitMB=64",
+    ]
     for part in ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"):
         argv.append(f"-{part}={free_port()}")
     argv += [f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
