@@ -63,12 +63,12 @@ class Debugger:
         try:
             yield debugger
             await debugger.ask("disconnect", terminateDebuggee=True)
-            await asyncio.wait_for(process.wait(), _WITHIN_S)
         finally:
             hearing.cancel()
+            # It waits for another program to debug; whatever still runs below it ends with it.
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+            await process.wait()
 
     async def launch(self, configuration: dict[str, Any], file: Path, line: int) -> None:
         """Start a program with one breakpoint."""

@@ -3,6 +3,8 @@
 import inspect
 from pathlib import Path
 
+import pytest
+
 from activities.tape import TapeActivities
 from cli.ports import Ports
 from cli.stack import ALL_SERVICES, Stack
@@ -12,6 +14,7 @@ from tests.lab import QUICK, visit
 WORKER = "worker: archival (writes to the LTS)"
 
 
+@pytest.mark.long
 async def test_a_worker_in_the_debugger_stops_at_a_breakpoint_and_does_its_work(tmp_path: Path) -> None:
     configuration = configurations()[WORKER]
     [task] = [t for t in jsonc(PROJECT / ".vscode/tasks.json")["tasks"] if t["label"] == configuration["preLaunchTask"]]
