@@ -491,15 +491,16 @@ class TapeActivities:
         """Leave nothing of these datablocks on the LTS; what a write-once store keeps is listed under `orphans/`."""
         for upload_id in order.uploads:
             await self._store.abort(upload_id)
+        final = None
         if await self._state.is_committed(order.pid, order.plan_digest):
-            # The undo of the registration, which comes first, would have withdrawn a mark that means nothing.
-            activity.logger.warning("dataset %s is archived: its datablocks stay on the LTS", order.pid)
-            return
+            final = await self._state.committed_generations(order.pid, order.plan_digest)
         for index in order.indices:
-            generations = range(order.generations.get(index, 0) + 1)
-            for generation in generations:
+            for generation in range(order.generations.get(index, 0) + 1):
                 block = await self._state.block(order.pid, order.plan_digest, index, generation)
-                if await self._remove(order.pid, block.archive_id):
+                if final is not None and generation == final.get(index, 0):
+                    # The undo of the registration, which comes first, would have withdrawn a mark that means nothing.
+                    activity.logger.warning("dataset %s is archived: %s stays on the LTS", order.pid, block.archive_id)
+                elif await self._remove(order.pid, block.archive_id):
                     await self._state.forget_block(order.pid, order.plan_digest, block.stem)
 
     @activity.defn
