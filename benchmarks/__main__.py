@@ -20,7 +20,7 @@ from benchmarks.rclone import CommandFailed
 from benchmarks.results import FOLDER, LATEST, Row, save, tables
 from benchmarks.runner import measure
 from benchmarks.site import JobFailed
-from cli.minio_build import MissingProgram
+from cli.go_build import MissingProgram
 from cli.processes import StackError
 
 _BROKEN = (CommandFailed, JobFailed, MissingProgram, StackError)

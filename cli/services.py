@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.minio_build import MissingProgram
+from cli.go_build import MissingProgram
 from cli.processes import StackError
 from settings import SettingsError, load_settings
 

