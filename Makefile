@@ -20,7 +20,7 @@ BENCHMARKS := $(UV) run --locked --quiet --group bench $(if $(filter file,$(orig
 export FULL CASES CASE REPEATS SCALE MINUTES WORKERS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test test-long histories openapi bench bench-control bench-waiting profile check alerts audit clean programs
+.PHONY: help demo up down test test-long test-compose histories openapi bench bench-control bench-waiting profile check alerts audit clean programs
 
 help: ## List what one can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ test: programs ## Run the tests, all but the long ones [TESTS="-k name": some of
 
 test-long: programs ## Run all tests
 	@$(PYTEST) $(TESTS)
+
+test-compose: programs ## Run docker-compose.yml for real with podman, as root, by stand-ins for images [TESTS="-k name"]
+	@pytest tests/compose $(TESTS)
 
 histories: programs ## Record the workflows' histories anew, which `make test` replays [before a release only]
 	@rm -f tests/replay/histories/*.json.gz

