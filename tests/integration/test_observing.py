@@ -72,6 +72,8 @@ async def _watch(seen: Seen, folder: Path) -> None:
         "OTEL_EXPORTER_OTLP_ENDPOINT": seen.spans.endpoint,
         "LOG_FORMAT": "json",
         "RETRIEVAL_SLOTS": "2",
+        # Nothing is read twice, however busy the machine.
+        "HEARTBEAT_TIMEOUT_S": "60",
     }
     own = {name: {"METRICS_ADDRESS": address} for name, address in addresses.items()}
     stack = Stack(folder, ports, QUICK | telling, own=own)
