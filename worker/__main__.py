@@ -12,7 +12,9 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Any
 
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from clients import telemetry
@@ -45,7 +47,7 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
     """Work on these queues until `stop` is set, then hand running copies over and return."""
     told = telemetry.start(**settings.telemetry, service="-".join(("scopemarchiver", *names)))
     telemetry.begin_at_zero(metrics.VERIFICATION_FAILURES, "step", ("verify_block", "copy_block", "restore_files"))
-    client = await _connect(settings, stop, told)
+    client = await reach(settings, stop, told)
     if client is None:
         return
     async with world(settings, client, names) as work, AsyncExitStack() as stack:
@@ -79,16 +81,30 @@ async def serve(settings: Settings, names: list[str], stop: asyncio.Event) -> No
         await asyncio.gather(*(worker.shutdown() for worker in workers))
 
 
-async def _connect(settings: Settings, stop: asyncio.Event, told: Mapping[str, Any]) -> Client | None:
-    """Wait for Temporal, which may start after us; None if told to stop meanwhile."""
+async def reach(settings: Settings, stop: asyncio.Event, told: Mapping[str, Any]) -> Client | None:
+    """Wait for Temporal and for our namespace, which may come after us; None if told to stop meanwhile."""
     while not stop.is_set():
         try:
-            return await connect(**settings.temporal_connection, **told)
+            client = await connect(**settings.temporal_connection, **told)
         except RuntimeError as error:  # what the SDK raises when it cannot connect
             _log.warning("Temporal does not answer at %s, trying again: %s", settings.temporal_address, error)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), timeout=_RECONNECT_S)
+        else:
+            if await _has_namespace(client):
+                return client
+            said = "Temporal has no namespace %s yet, trying again; `scopemarchiver setup` makes it"
+            _log.warning(said, client.namespace)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), timeout=_RECONNECT_S)
     return None
+
+
+async def _has_namespace(client: Client) -> bool:
+    try:
+        await client.workflow_service.describe_namespace(DescribeNamespaceRequest(namespace=client.namespace))
+    except RPCError as error:
+        # Whoever may not ask for it may still work in it.
+        return error.status is not RPCStatusCode.NOT_FOUND
+    return True
 
 
 async def _main(settings: Settings, names: list[str]) -> None:

@@ -1,5 +1,6 @@
 """A Temporal server as it is at first: setup makes the namespace, and a worker tells whether it polls."""
 
+import asyncio
 import socket
 import time
 
@@ -12,6 +13,7 @@ from cli.setup import prepare_temporal
 from settings import Settings
 from tests.fakes.stage import dev_server
 from tests.lab import eventually
+from worker.__main__ import reach
 from worker.health import RECENT_S, complaints, polled_s_ago
 from worker.versioning import deployment
 
@@ -31,6 +33,21 @@ async def test_setup_makes_a_namespace_that_is_not_there() -> None:
         told = await prepare_temporal(at(server.client, namespace="archive"))
         assert told[0] == "Made the namespace archive."
         assert await prepare_temporal(at(server.client, namespace="archive")) == []
+
+
+async def test_a_worker_waits_for_its_namespace_and_says_who_makes_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with await dev_server() as server:
+        settings = at(server.client, namespace="archive")
+        reaching = asyncio.create_task(reach(settings, asyncio.Event(), {}))
+
+        async def is_told() -> bool:
+            return "no namespace archive yet, trying again; `scopemarchiver setup` makes it" in caplog.text
+
+        await eventually(is_told)
+        await prepare_temporal(settings)
+        client = await asyncio.wait_for(reaching, timeout=60)
+        assert client is not None
+        assert client.namespace == "archive"
 
 
 @pytest.mark.parametrize("build", ["", "one"])
