@@ -166,9 +166,9 @@ async def test_a_job_that_temporal_cannot_take_fails_visibly_and_can_be_posted_a
 @pytest.mark.parametrize(
     ("server", "dependency", "step", "error"),
     [
-        ("minio", "s3", "", "ObjectStoreUnavailable"),
+        pytest.param("minio", "s3", "", "ObjectStoreUnavailable", marks=pytest.mark.long),
         ("lts", "", "", "TapeUnavailable"),
-        ("scicat", "scicat", "register_blocks", "CatalogueUnavailable"),
+        pytest.param("scicat", "scicat", "register_blocks", "CatalogueUnavailable", marks=pytest.mark.long),
         ("temporal", "temporal", "", ""),
     ],
     ids=["minio", "lts", "scicat", "temporal"],
@@ -198,7 +198,9 @@ async def test_an_archive_survives_a_server_killed_in_the_middle(
     await assert_archived(lab, job_id, pid)
 
 
-@pytest.mark.parametrize("server", ["minio", "lts", "temporal"])
+@pytest.mark.parametrize(
+    "server", [*(pytest.param(server, marks=pytest.mark.long) for server in ("minio", "lts")), "temporal"]
+)
 @pytest.mark.fault("a server is killed during a retrieval", "it goes on, and no pin is left")
 async def test_a_retrieval_survives_a_server_killed_in_the_middle(lab: Lab, server: str) -> None:
     pid = await lab.archived(FILES)

@@ -190,6 +190,7 @@ async def test_a_lost_answer_costs_no_stream() -> None:
     assert sorted(desk.begun) == [0, 1]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("quick")
 async def test_who_comes_later_gets_a_stream_of_those_who_have_all() -> None:
     desk, state, queue = Desk(), StreamsInMemory(), f"streams-{uuid4()}"

@@ -94,8 +94,11 @@ async def test_an_upload_that_was_killed_goes_on_and_is_archived(lab: Lab, tmp_p
     async def archived() -> bool:
         return (await lab.lifecycle(pid))["archiveStatusMessage"] == "datasetOnArchiveDisk"
 
+    async def freed() -> bool:
+        return await lab.landed(pid) == {}
+
     await eventually(archived)
-    assert await lab.landed(pid) == {}, "the same bytes once more are older than what was archived"
+    await eventually(freed)  # the same bytes once more are older than what was archived
     unpacked = await lab.unpacked(pid)
     assert unpacked.keys() == FILES.keys()
     assert all(unpacked[path] == content for path, content in FILES.items())

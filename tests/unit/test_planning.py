@@ -290,6 +290,7 @@ def test_uncovered_files_are_found() -> None:
     assert uncovered(expected, expected) == []
 
 
+@pytest.mark.long
 def test_a_dataset_of_100_000_files_takes_seconds() -> None:
     count = 100_000
     names = [f"grid_{n // 1000:03d}/frame {n:06d}_fractions.tiff" for n in range(count)]
