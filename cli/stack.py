@@ -252,7 +252,7 @@ class Stack:
             "lts": stack_environment.for_lts(ports, accounts, data / "lts", overrides),
             "scicat": stack_environment.for_scicat(ports, accounts, data / "scicat.sqlite", overrides),
             "idp": stack_environment.for_idp(ports, self._settings, data / "idp.json", overrides),
-            **{name: {**ours, **self._own.get(name, {})} for name in ("api", *self.workers)},
+            **{name: {**ours, **self._own.get(name, {})} for name in ("api", *(WORKERS | self.workers))},
         }
         for name, environment in environments.items():
             stack_environment.keep_environment(self.folder / "env" / f"{name}.env", environment)
