@@ -96,6 +96,8 @@ class Looked(Message):
     payload_bytes: int = 0
     brief: bool = False
     """By SciCat's count it has so few files that steps that loop over them take but a moment."""
+    stale_marks: bool = False
+    """Plans were committed of which no datablock is registered any more: an archive that somebody has deleted."""
 
 
 class MoveArchive(Message):
@@ -121,6 +123,8 @@ class RegisterBlocks(Message):
     pid: str
     plan_digest: str
     generations: dict[int, int] = {}
+    stale_mark: bool = False
+    """A commit mark that was there before this archive stands for nothing, as `Looked.stale_marks` says."""
 
 
 class Registered(Message):
@@ -207,6 +211,7 @@ class CatalogueActivities:
                 found=found,
                 standing=Standing.NONE,
                 brief=0 < dataset.number_of_files <= BRIEF_FILES,
+                stale_marks=bool(index.committed),
             )
         await self._check_covered(order.pid, dataset.source_folder, blocks)
         known = plans & index.committed
@@ -258,9 +263,13 @@ class CatalogueActivities:
     async def register_blocks(self, order: RegisterBlocks) -> Registered:
         """Register the plan's datablocks, one after another; what is there already counts as done."""
         plan = await self._state.plan(order.pid, order.plan_digest)
-        blocks = [block.regenerated(order.generations.get(block.index, 0)) for block in plan.blocks]
         superseded_key = await self._take_out(order, keep=True)
-        for block in blocks:
+        if order.stale_mark and not await self._registered(order):
+            # From the first datablock on the mark would say that these were committed.
+            await self._state.withdraw_commit(order.pid, order.plan_digest)
+        for index in range(1, len(plan.blocks) + 1):
+            generation = order.generations.get(index, 0)
+            block = await self._state.block(order.pid, order.plan_digest, index, generation)
             manifest = await self._state.manifest(order.pid, order.plan_digest, block.stem)
             if manifest is None:
                 raise CatalogueUnavailable(f"the manifest of {block.archive_id} is gone from the state bucket")
@@ -285,7 +294,7 @@ class CatalogueActivities:
         state key, empty if there are none.
         """
         plan = await self._state.plan(order.pid, order.plan_digest)
-        ours = {block.regenerated(order.generations.get(block.index, 0)).archive_id for block in plan.blocks}
+        ours = set(plan.archive_ids(order.generations))
         registered = [b for b in await self._catalogue.datablocks(order.pid) if names.is_ours(order.pid, b.archive_id)]
         key = names.superseded_key(order.pid, order.plan_digest)
         listed = {str(archive_id) for archive_id in await self._state.get_list(key)}
@@ -304,23 +313,25 @@ class CatalogueActivities:
         """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point.
 
         A workflow out of an old copy of Temporal's database may not know that it has committed, and the landing zone is
-        freed since: the mark and the catalogue do.
+        freed since: the mark does.
         """
         if await self._is_final(order):
             activity.logger.warning("dataset %s is archived: nothing of it is taken back", order.pid)
             return Registered()
-        # A mark of an earlier archive, whose datablocks somebody has deleted, must not protect what is undone now.
         await self._state.withdraw_commit(order.pid, order.plan_digest)
         return Registered(superseded_key=await self._take_out(order, keep=False))
 
     async def _is_final(self, order: RegisterBlocks) -> bool:
-        """Whether the plan was committed and everything that it stands for is registered."""
+        """Whether the plan was committed; a mark that was stale counts only if datablocks were registered again."""
         if not await self._state.is_committed(order.pid, order.plan_digest):
             return False
-        plan = await self._state.plan(order.pid, order.plan_digest)
-        generations = await self._state.committed_generations(order.pid, order.plan_digest)
-        ours = {block.regenerated(generations.get(block.index, 0)).archive_id for block in plan.blocks}
-        return ours <= {block.archive_id for block in await self._catalogue.datablocks(order.pid)}
+        return not order.stale_mark or await self._registered(order)
+
+    async def _registered(self, order: RegisterBlocks) -> bool:
+        """Whether the catalogue has any datablock of the plan, in whatever generation."""
+        plans = (await self._state.index(order.pid)).manifests
+        blocks = await self._catalogue.datablocks(order.pid)
+        return any(plans.get(stem_of(block.archive_id)) == order.plan_digest for block in blocks)
 
     @activity.defn
     async def commit(self, order: Commit) -> None:
@@ -328,9 +339,7 @@ class CatalogueActivities:
         await self._state.mark_committed(order.pid, order.plan_digest, order.generations)
         plan = await self._state.plan(order.pid, order.plan_digest)
         # What an earlier attempt left on a write-once store has become part of the archive.
-        await self._state.adopt(
-            block.regenerated(order.generations.get(block.index, 0)).archive_id for block in plan.blocks
-        )
+        await self._state.adopt(plan.archive_ids(order.generations))
         fields = archive_fields(ArchiveMoment.COMMITTED, order.found, bounded(order.reason))
         await self._catalogue.patch_lifecycle(order.pid, fields)
 

@@ -162,11 +162,7 @@ class LandingZoneActivities:
         """
         plan = await self._state.plan(order.pid, order.plan_digest, pinned=True)
         prefix = names.raw_prefix(order.pid)
-        archived = {
-            prefix + member.path: Archived(member.size, member.etag, member.version_id)
-            for block in plan.blocks
-            for member in block.members
-        } | {prefix + marker.path: Archived(0, marker.etag, marker.version_id) for marker in plan.markers}
+        archived = await asyncio.to_thread(_archived, plan, prefix)
         freed = Freed()
         try:
             async with asyncio.TaskGroup() as deletes:
@@ -238,6 +234,15 @@ class LandingZoneActivities:
                 "ARCHIVER_ALLOW_UNVERSIONED"
             )
         return versioning == "Enabled"
+
+
+def _archived(plan: DatasetPlan, prefix: str) -> dict[str, Archived]:
+    """What a plan pins, by key."""
+    return {
+        prefix + member.path: Archived(member.size, member.etag, member.version_id)
+        for block in plan.blocks
+        for member in block.members
+    } | {prefix + marker.path: Archived(0, marker.etag, marker.version_id) for marker in plan.markers}
 
 
 async def _by_key(versions: AsyncIterator[ObjectVersion]) -> AsyncIterator[tuple[str, list[ObjectVersion]]]:

@@ -396,10 +396,8 @@ class TapeActivities:
         """
         if not isinstance(self._store, NearlineStore):
             return Taped(on_tape=order.indices)
-        paths: dict[int, str] = {}
-        for index in order.indices.numbers:
-            generation = order.generations.get(index, 0)
-            paths[index] = (await self._state.block(order.pid, order.plan_digest, index, generation)).archive_id
+        plan = await self._state.plan(order.pid, order.plan_digest)
+        paths = {index: plan.archive_id(index, order.generations.get(index, 0)) for index in order.indices.numbers}
         localities = await self._store.localities(list(paths.values()))
         found = {index: localities.get(path, Locality.LOST) for index, path in paths.items()}
         on_tape = [index for index, locality in found.items() if locality.on_tape]
@@ -422,9 +420,9 @@ class TapeActivities:
         """
         if not isinstance(self._store, NearlineStore):
             return
-        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
-        recall_id = await self._store.request_recall([block.archive_id], timedelta(seconds=1))
-        await self._store.release(recall_id, [block.archive_id])
+        archive_id = await self._state.archive_id(order.pid, order.plan_digest, order.index, order.generation)
+        recall_id = await self._store.request_recall([archive_id], timedelta(seconds=1))
+        await self._store.release(recall_id, [archive_id])
         await self._store.cancel(recall_id)
 
     @activity.defn
@@ -432,13 +430,13 @@ class TapeActivities:
         """Return once the datablock is on tape only; until then fail with `NotYet`, holding nothing."""
         if not isinstance(self._store, NearlineStore):
             return
-        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
-        locality = (await self._store.localities([block.archive_id])).get(block.archive_id, Locality.LOST)
+        archive_id = await self._state.archive_id(order.pid, order.plan_digest, order.index, order.generation)
+        locality = (await self._store.localities([archive_id])).get(archive_id, Locality.LOST)
         if locality is Locality.LOST:
-            raise ApplicationError(f"the LTS has lost {block.archive_id}", type=Damaged.__name__, non_retryable=True)
+            raise ApplicationError(f"the LTS has lost {archive_id}", type=Damaged.__name__, non_retryable=True)
         if locality is not Locality.TAPE:
             raise not_yet(
-                f"{block.archive_id} is {locality.value}: it is read back from tape as soon as it has left the cache",
+                f"{archive_id} is {locality.value}: it is read back from tape as soon as it has left the cache",
                 initial_s=order.poll_initial_s,
                 longest_s=order.poll_longest_s,
             )
@@ -446,10 +444,10 @@ class TapeActivities:
     @activity.defn
     async def recall_block(self, order: RecallBlock) -> RecalledBlock:
         """Request one datablock; running twice leaves a request whose pin ends with its lifetime."""
-        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
+        archive_id = await self._state.archive_id(order.pid, order.plan_digest, order.index, order.generation)
         store = self._nearline()
-        recall_id = await store.request_recall([block.archive_id], timedelta(seconds=order.pin_lifetime_s))
-        return RecalledBlock(archive_id=block.archive_id, recall_id=recall_id)
+        recall_id = await store.request_recall([archive_id], timedelta(seconds=order.pin_lifetime_s))
+        return RecalledBlock(archive_id=archive_id, recall_id=recall_id)
 
     @activity.defn
     async def await_recalled(self, order: AwaitRecalled) -> None:
@@ -494,14 +492,15 @@ class TapeActivities:
         final = None
         if await self._state.is_committed(order.pid, order.plan_digest):
             final = await self._state.committed_generations(order.pid, order.plan_digest)
+        plan = await self._state.plan(order.pid, order.plan_digest)
         for index in order.indices:
             for generation in range(order.generations.get(index, 0) + 1):
-                block = await self._state.block(order.pid, order.plan_digest, index, generation)
+                archive_id = plan.archive_id(index, generation)
                 if final is not None and generation == final.get(index, 0):
                     # The undo of the registration, which comes first, would have withdrawn a mark that means nothing.
-                    activity.logger.warning("dataset %s is archived: %s stays on the LTS", order.pid, block.archive_id)
-                elif await self._remove(order.pid, block.archive_id):
-                    await self._state.forget_block(order.pid, order.plan_digest, block.stem)
+                    activity.logger.warning("dataset %s is archived: %s stays on the LTS", order.pid, archive_id)
+                elif await self._remove(order.pid, archive_id):
+                    await self._state.forget_block(order.pid, order.plan_digest, names.stem_of(archive_id))
 
     @activity.defn
     async def remove_files(self, order: RemoveFiles) -> None:

@@ -16,11 +16,11 @@ from domain.errors import InfrastructureError
 from domain.manifest import Journal, Manifest, load_journal, load_manifest
 from domain.message import Message
 from domain.outcome import DatasetOutcome
-from domain.planfile import DatasetPlan, dump_plan, load_plan, smallest_chunk_of
+from domain.planfile import DatasetPlan, dump_plan, load_plan, packed, smallest_chunk_of
 from domain.streams import Seen
 
 _PLANS_KEPT = 2
-_MEMBERS_KEPT = 100_000
+_PLAN_BYTES_KEPT = 32 * 2**20
 """So many plans stay in memory, and more of them if they are small."""
 
 
@@ -65,10 +65,6 @@ class _KnownPlan:
     etag: str
     """Of the object that it was read from; empty: it was written here."""
 
-    @property
-    def members(self) -> int:
-        return sum(len(block.members) for block in self.plan.blocks)
-
 
 class State:
     """Typed access to one bucket."""
@@ -99,8 +95,9 @@ class State:
 
     async def put_plan(self, plan: DatasetPlan) -> None:
         """Keep a plan; one with the same digest pins the versions that are there now."""
-        await self._put(names.plan_key(plan.pid, plan.digest), await asyncio.to_thread(dump_plan, plan))
-        self._know(plan, "")
+        data = await asyncio.to_thread(dump_plan, plan)
+        await self._put(names.plan_key(plan.pid, plan.digest), data)
+        self._know(await asyncio.to_thread(packed, plan, data), "")
 
     async def chunk_settings(self, pid: str, digests: Iterable[str]) -> list[int]:
         """The chunk settings that existing plans were made with: they win over today's, so that work is found again."""
@@ -140,13 +137,19 @@ class State:
     def _know(self, plan: DatasetPlan, etag: str) -> DatasetPlan:
         self._plans[plan.pid, plan.digest] = _KnownPlan(plan, etag)
         self._plans.move_to_end((plan.pid, plan.digest))
-        while len(self._plans) > _PLANS_KEPT and sum(known.members for known in self._plans.values()) > _MEMBERS_KEPT:
-            self._plans.popitem(last=False)
+        bytes_kept = sum(known.plan.weight_bytes for known in self._plans.values())
+        while len(self._plans) > _PLANS_KEPT and bytes_kept > _PLAN_BYTES_KEPT:
+            bytes_kept -= self._plans.popitem(last=False)[1].plan.weight_bytes
         return plan
 
     async def block(self, pid: str, digest: str, index: int, generation: int, *, pinned: bool = False) -> BlockPlan:
         """One datablock of a plan in the given generation; `pinned` as of `plan`."""
-        return (await self.plan(pid, digest, pinned=pinned)).blocks[index - 1].regenerated(generation)
+        plan = await self.plan(pid, digest, pinned=pinned)
+        return await asyncio.to_thread(plan.block, index, generation)
+
+    async def archive_id(self, pid: str, digest: str, index: int, generation: int) -> str:
+        """What a datablock of a plan is called in the given generation."""
+        return (await self.plan(pid, digest)).archive_id(index, generation)
 
     async def put_manifest(self, pid: str, digest: str, stem: str, data: bytes) -> None:
         """Keep the manifest of a finished tar."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -83,4 +83,9 @@ class BlockPlan:
 
 def plan_digest(blocks: Sequence[BlockPlan]) -> str:
     """Hex sha256 over the generation-0 block digests in order: names the whole plan."""
-    return hashlib.sha256("".join(block.regenerated(0).digest for block in blocks).encode()).hexdigest()
+    return joined_digest(block.regenerated(0).digest for block in blocks)
+
+
+def joined_digest(block_digests: Iterable[str]) -> str:
+    """The plan digest, of block digests that are known already."""
+    return hashlib.sha256("".join(block_digests).encode()).hexdigest()

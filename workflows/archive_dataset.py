@@ -557,12 +557,21 @@ class ArchiveDataset(DatasetWorkflow):
         self.enter(Phase.REGISTERING)
         registered = await self.step(
             CatalogueActivities.register_blocks,
-            RegisterBlocks(pid=self.order.pid, plan_digest=planned.plan_digest, generations=self._generations),
+            self._registration(planned),
             self.policies.long(),
             summary="datablocks into SciCat",
             brief=planned.brief,
         )
         return registered.superseded_key
+
+    def _registration(self, planned: PlannedDataset) -> RegisterBlocks:
+        assert self._looked is not None  # noqa: S101 - nothing is registered before the look
+        return RegisterBlocks(
+            pid=self.order.pid,
+            plan_digest=planned.plan_digest,
+            generations=self._generations,
+            stale_mark=self._looked.stale_marks,
+        )
 
     async def _commit_and_free(self, looked: Looked, planned: PlannedDataset, superseded_key: str) -> DatasetOutcome:
         """The commit point and all that follows: it only goes forward."""
@@ -702,11 +711,10 @@ class ArchiveDataset(DatasetWorkflow):
 
     async def _undo_registration(self) -> None:
         assert self._planned is not None  # noqa: S101 - pushed after the plan
-        order = RegisterBlocks(pid=self.order.pid, plan_digest=self._planned.plan_digest, generations=self._generations)
         try:
             taken_out = await self.step(
                 CatalogueActivities.unregister_blocks,
-                order,
+                self._registration(self._planned),
                 self.policies.endless(),
                 summary="undo: datablocks out of SciCat",
                 calm=True,

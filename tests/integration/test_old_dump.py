@@ -1,6 +1,7 @@
 """A workflow out of an old copy of Temporal's database: it does not know what has been done since."""
 
 from typing import Any
+from urllib.parse import quote
 
 from temporalio.client import WorkflowHandle
 
@@ -35,6 +36,12 @@ async def from_old_copy(lab: Lab, pid: str) -> WorkflowHandle[Any, Any]:
     )
 
 
+async def registered(lab: Lab, pid: str) -> list[str]:
+    """Ids of the dataset's datablocks in SciCat."""
+    answer = await lab.as_service("GET", f"datasets/{quote(pid, safe='')}/datablocks")
+    return [block["id"] for block in answer.json()]
+
+
 async def test_what_is_archived_is_not_taken_back_by_a_workflow_that_does_not_know_it(lab: Lab) -> None:
     pid = await lab.archived(FILES)
     before = await lab.on_lts(pid)
@@ -49,6 +56,22 @@ async def test_what_is_archived_is_not_taken_back_by_a_workflow_that_does_not_kn
     again = await lab.ended(await lab.archive(pid))
     assert [dataset["status"] for dataset in again["jobResultObject"]["datasets"]] == ["already_archived"]
     assert await lab.unpacked(pid) == FILES
+
+
+async def test_nor_is_it_when_a_registration_has_been_lost_since(lab: Lab) -> None:
+    pid = await lab.archived(FILES)
+    before = await lab.on_lts(pid)
+    lost, *kept = await registered(lab, pid)
+    assert kept
+    await lab.as_service("DELETE", f"datasets/{quote(pid, safe='')}/datablocks/{lost}")
+    handle = await from_old_copy(lab, pid)
+    await lab.phase(pid, "paused")
+
+    await handle.cancel()
+
+    assert (await handle.result())["status"] == "cancelled"
+    assert await lab.on_lts(pid) == before
+    assert await registered(lab, pid) == kept
 
 
 async def test_it_goes_on_to_the_end_that_it_has_come_to_before(lab: Lab) -> None:
@@ -66,7 +89,7 @@ async def test_a_mark_of_an_archive_that_somebody_has_deleted_protects_nothing(l
     pid = await lab.archived(FILES)
     for path in await lab.on_lts(pid):
         await lab.lts("DELETE", f"/files/{path}")
-    await lab.as_service("DELETE", f"datasets/{pid.replace('/', '%2F')}/datablocks")
+    await lab.as_service("DELETE", f"datasets/{quote(pid, safe='')}/datablocks")
     await lab.user.set_lifecycle(pid, {"archivable": True, "archiveStatusMessage": "datasetCreated"})
     await lab.upload(pid, FILES)
     await lab.lts("POST", "/admin/faults", json={"kind": "hold_migration"})

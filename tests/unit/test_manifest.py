@@ -12,7 +12,7 @@ from domain.datablock import BlockPlan
 from domain.files import Member
 from domain.manifest import Journal, dump_manifest, dump_segment, load_journal, load_manifest
 from domain.packing import Packer
-from domain.planfile import DatasetPlan, Marker, dump_plan, load_plan, smallest_chunk_of
+from domain.planfile import DatasetPlan, Marker, PackedBlocks, dump_plan, load_plan, smallest_chunk_of
 from domain.tarstream import Layout
 from tests.strategies import block_plans, content, members, paths, quick
 from tests.unit.test_packing import finish
@@ -177,6 +177,19 @@ def test_a_plan_is_read_back(plan: DatasetPlan) -> None:
     assert smallest_chunk_of(data.split(b"\n")[0]) == 5 << 20
 
 
+@given(dataset_plans())
+@quick
+def test_a_packed_plan_is_the_same(plan: DatasetPlan) -> None:
+    packed = load_plan(dump_plan(plan), packed_from_bytes=0)
+    assert isinstance(packed.blocks, PackedBlocks)
+    assert replace(packed, blocks=tuple(packed.blocks)) == plan == replace(packed, blocks=packed.blocks[:])
+    assert packed.digest == plan.digest
+    assert dump_plan(packed) == dump_plan(plan)
+    generations = {len(plan.blocks): 2}
+    assert packed.archive_ids(generations) == plan.archive_ids(generations)
+    assert plan.archive_ids({}) == [block.archive_id for block in plan.blocks]
+
+
 ONE = DatasetPlan("p/1", (PLAN,), 512)
 
 
@@ -192,6 +205,7 @@ ONE = DatasetPlan("p/1", (PLAN,), 512)
         dump_plan(ONE)[:-20],
     ],
 )
-def test_a_damaged_plan_is_refused(damaged: bytes) -> None:
+@pytest.mark.parametrize("packed_from_bytes", [0, 1 << 20])
+def test_a_damaged_plan_is_refused(damaged: bytes, packed_from_bytes: int) -> None:
     with pytest.raises(ValueError, match=r"plan|line 1"):
-        load_plan(damaged)
+        load_plan(damaged, packed_from_bytes=packed_from_bytes)
