@@ -32,12 +32,17 @@ class TransferFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said; `body` is empty when the bytes went into the caller's buffer."""
+    """What a server said; `body` is empty when the bytes went into the caller's buffer."""
 
     status: int
     headers: Mapping[str, str]
     """Names in lower case."""
     body: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the server has done what it was asked for."""
+        return self.status // 100 == 2
 
 
 class ConnectionPool:

@@ -186,17 +186,17 @@ class ObjectStore:
                 )
             yield cls(client, external, region)
 
-    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> bool:
-        """Write a small object; False if it was to be written only if absent, and was there."""
+    async def put(self, bucket: str, key: str, body: bytes, *, only_if_absent: bool = False) -> str:
+        """Write a small object; its ETag without quotes, empty if it was there and was to be written only if absent."""
         with _errors(f"writing {key!r} to bucket {bucket}"):
             digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
             with _unless("PreconditionFailed", "412"):
-                if only_if_absent:
-                    await self._s3.put_object(Bucket=bucket, Key=key, Body=body, ChecksumSHA256=digest, IfNoneMatch="*")
-                else:
-                    await self._s3.put_object(Bucket=bucket, Key=key, Body=body, ChecksumSHA256=digest)
-                return True
-        return False
+                only = {"IfNoneMatch": "*"} if only_if_absent else {}
+                answer = await self._s3.put_object(
+                    Bucket=bucket, Key=key, Body=body, ChecksumSHA256=digest, **cast(Any, only)
+                )
+                return answer["ETag"].strip('"')
+        return ""
 
     async def replace(self, bucket: str, key: str, body: bytes, known: str | None) -> str | None:
         """Write a small object if nobody else has written it meanwhile.
@@ -231,16 +231,15 @@ class ObjectStore:
         """Read a small object whole unless it still has a known ETag.
 
         Returns:
-            (content, ETag); (None, `known`) if nothing has changed, (None, "") if there is no such object.
+            (content, ETag without quotes); (None, `known`) if nothing has changed, (None, "") if there is no such
+            object.
         """
         with _errors(f"reading {key!r} of bucket {bucket}"), _unless(*_NOT_FOUND):
             with _unless("304", "NotModified"):
-                if known:
-                    answer = await self._s3.get_object(Bucket=bucket, Key=key, IfNoneMatch=known)
-                else:
-                    answer = await self._s3.get_object(Bucket=bucket, Key=key)
+                unless = {"IfNoneMatch": f'"{known}"'} if known else {}
+                answer = await self._s3.get_object(Bucket=bucket, Key=key, **cast(Any, unless))
                 async with answer["Body"] as body:
-                    return await body.read(), answer["ETag"]
+                    return await body.read(), answer["ETag"].strip('"')
             return None, known
         return None, ""
 

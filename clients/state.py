@@ -63,7 +63,7 @@ class Retrieved(Message):
 class _KnownPlan:
     plan: DatasetPlan
     etag: str
-    """Of the object that it was read from; empty: it was written here."""
+    """Of the object that it was read from, or written to."""
 
 
 class State:
@@ -96,8 +96,8 @@ class State:
     async def put_plan(self, plan: DatasetPlan) -> None:
         """Keep a plan; one with the same digest pins the versions that are there now."""
         data = await asyncio.to_thread(dump_plan, plan)
-        await self._put(names.plan_key(plan.pid, plan.digest), data)
-        self._know(await asyncio.to_thread(packed, plan, data), "")
+        etag = await self._put(names.plan_key(plan.pid, plan.digest), data)
+        self._know(await asyncio.to_thread(packed, plan, data), etag)
 
     async def chunk_settings(self, pid: str, digests: Iterable[str]) -> list[int]:
         """The chunk settings that existing plans were made with: they win over today's, so that work is found again."""
@@ -254,7 +254,7 @@ class State:
     async def stream(self, queue: str, number: int) -> tuple[bytes, str]:
         """Who holds a stream, and its ETag; both empty if there is no such object."""
         holder, etag = await self._objects.get_unless(self._bucket, names.stream_key(queue, number), "")
-        return holder or b"", etag.strip('"')
+        return holder or b"", etag
 
     async def mark_streams(self, queue: str, content: bytes, known: str | None) -> str | None:
         """Note that somebody goes without a stream, on the ETag known; the new one, None if another was faster."""
@@ -297,8 +297,8 @@ class State:
         """All keys below a prefix, sorted; only for those that are few."""
         return [item.key async for item in self._objects.list_objects(self._bucket, prefix)]
 
-    async def _put(self, key: str, data: bytes) -> None:
-        await self._objects.put(self._bucket, key, data)
+    async def _put(self, key: str, data: bytes) -> str:
+        return await self._objects.put(self._bucket, key, data)
 
     async def _get(self, key: str) -> bytes | None:
         return await self._objects.get(self._bucket, key)

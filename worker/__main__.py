@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Any
 
+import uvloop
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -135,7 +136,7 @@ def main() -> int:
         settings.require(*needed(settings, Process.WORKER))
         logs.configure(settings.log_level, settings.log_format, facts)
         try:
-            asyncio.run(_main(settings, names))
+            uvloop.run(_main(settings, names))
         finally:
             telemetry.stop()
     except (SettingsError, Misconfigured) as error:

@@ -1,6 +1,6 @@
 """A long-term store behind public protocols: tus 1.0, HTTP ranges, WebDAV PROPFIND, and the WLCG Tape REST API v1.
 
-Control calls go through httpx, bulk bytes through `clients.bulk`. The Tape REST servers in use differ from their
+Control calls go through aiohttp, bulk bytes through `clients.bulk`. The Tape REST servers in use differ from their
 specification and from each other, so answers are read leniently: what is known to differ is named where it is read.
 """
 
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from clients import telemetry
 from clients.bulk import Answer, ConnectionPool, TransferFailed
@@ -105,15 +106,9 @@ class HttpLongTermStore:
             "max_idle": max_idle,
         }
         self._pool = ConnectionPool(self._origin, **self._pool_options)
-        self._http = httpx.AsyncClient(
-            headers=self._auth,
-            verify=ssl.create_default_context(cafile=ca_file),
-            timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s),
-            # Servers close idle connections after 5 s; whoever closes first never meets a dead one.
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=3.0),
-            # The bulk connections know no proxy either.
-            trust_env=False,
-        )
+        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
 
     # --- LongTermStore ------------------------------------------------------------------------------------------------
 
@@ -124,18 +119,18 @@ class HttpLongTermStore:
         what = f"opening an upload of {path!r}"
         answer = await self._ask(what, "POST", self._origin + self._uploads, headers=headers)
         _mind_write_once(what, answer)
-        if answer.status_code != 201 or "location" not in answer.headers:
-            refuse(what, answer.status_code, answer.content, answer.headers)
+        if answer.status != 201 or "location" not in answer.headers:
+            refuse(what, answer.status, answer.body, answer.headers)
         return urlsplit(urljoin(self._origin + self._uploads, answer.headers["location"])).path
 
     async def write_offset(self, upload_id: str, synced: int = 0) -> int:
         """Ask tus for the offset; what is acknowledged is durable."""
         what = "asking for an upload's offset"
         answer = await self._ask(what, "HEAD", self._upload_url(upload_id), headers=_TUS)
-        if answer.status_code in _GONE:
+        if answer.status in _GONE:
             raise UploadGone(f"{what}: the upload is unknown")
-        if not answer.is_success:
-            refuse(what, answer.status_code, b"")
+        if not answer.ok:
+            refuse(what, answer.status, b"")
         return _count(answer.headers.get("upload-offset"), what)
 
     def write(self, upload_id: str, offset: int, data: memoryview, sha256: bytes) -> None:
@@ -184,8 +179,8 @@ class HttpLongTermStore:
         """Terminate a tus upload."""
         what = "aborting an upload"
         answer = await self._ask(what, "DELETE", self._upload_url(upload_id), headers=_TUS)
-        if not answer.is_success and answer.status_code not in _GONE:
-            refuse(what, answer.status_code, answer.content)
+        if not answer.ok and answer.status not in _GONE:
+            refuse(what, answer.status, answer.body)
 
     async def stat(self, path: str) -> FileStat | None:
         """HEAD the file for its size, ask the Tape REST API for its locality."""
@@ -233,13 +228,14 @@ class HttpLongTermStore:
         what = f"deleting {path!r}"
         answer = await self._ask(what, "DELETE", self._origin + self._file_target(path))
         _mind_write_once(what, answer)
-        if not answer.is_success and answer.status_code not in _GONE:
-            refuse(what, answer.status_code, answer.content)
+        if not answer.ok and answer.status not in _GONE:
+            refuse(what, answer.status, answer.body)
 
     async def aclose(self) -> None:
         """Close every connection."""
         self._pool.close()
-        await self._http.aclose()
+        if self._session:
+            await self._session.close()
 
     # --- NearlineStore ------------------------------------------------------------------------------------------------
 
@@ -257,9 +253,9 @@ class HttpLongTermStore:
         files = [{"path": _absolute(path), "diskLifetime": lifetime} for path in paths]
         what = f"requesting a recall of {len(paths)} files"
         answer = await self._ask(what, "POST", await self._tape("/stage"), body={"files": files})
-        if not answer.is_success:
-            refuse(what, answer.status_code, answer.content, answer.headers)
-        recall_id = _mapping(_json(answer.content or b"{}", what)).get("requestId")
+        if not answer.ok:
+            refuse(what, answer.status, answer.body, answer.headers)
+        recall_id = _mapping(_json(answer.body or b"{}", what)).get("requestId")
         if not recall_id:
             recall_id = unquote(answer.headers.get("location", "").rstrip("/").rpartition("/")[2])
         if not recall_id:
@@ -276,11 +272,11 @@ class HttpLongTermStore:
         """
         what = "asking for a recall's state"
         answer = await self._ask(what, "GET", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
-        if answer.status_code in _GONE:
+        if answer.status in _GONE:
             raise RecallGone(f"{what}: the store does not know it")
-        if not answer.is_success:
-            refuse(what, answer.status_code, answer.content, answer.headers)
-        items = _mappings(_mapping(_json(answer.content, what)).get("files"))
+        if not answer.ok:
+            refuse(what, answer.status, answer.body, answer.headers)
+        items = _mappings(_mapping(_json(answer.body, what)).get("files"))
         if not paths:
             return [_recalled(str(item.get("path", "")).lstrip("/"), item) for item in items]
         named = _by_path(items, paths)
@@ -294,18 +290,18 @@ class HttpLongTermStore:
         what = f"releasing {len(paths)} files"
         url = await self._tape(f"/release/{quote(recall_id, safe='')}")
         answer = await self._ask(what, "POST", url, body={"paths": [_absolute(path) for path in paths]})
-        if answer.status_code == 400 and len(paths) > 1:
+        if answer.status == 400 and len(paths) > 1:
             for path in paths:
                 await self.release(recall_id, [path])
-        elif not answer.is_success and answer.status_code not in (400, *_GONE):
-            refuse(what, answer.status_code, answer.content)
+        elif not answer.ok and answer.status not in (400, *_GONE):
+            refuse(what, answer.status, answer.body)
 
     async def cancel(self, recall_id: str) -> None:
         """Delete a stage request, which cancels what is left of it."""
         what = "cancelling a recall"
         answer = await self._ask(what, "DELETE", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
-        if not answer.is_success and answer.status_code not in _GONE:
-            refuse(what, answer.status_code, answer.content)
+        if not answer.ok and answer.status not in _GONE:
+            refuse(what, answer.status, answer.body)
 
     # --- Listable, Space ----------------------------------------------------------------------------------------------
 
@@ -358,12 +354,12 @@ class HttpLongTermStore:
         headers = {"Depth": depth, "Content-Type": "application/xml"}
         url = self._origin + self._file_target(folder)
         answer = await self._ask(what, "PROPFIND", url, headers=headers, content=body.encode())
-        if answer.status_code in _GONE:
+        if answer.status in _GONE:
             return []
-        if answer.status_code != 207:
-            refuse(what, answer.status_code, answer.content)
+        if answer.status != 207:
+            refuse(what, answer.status, answer.body)
         found: list[tuple[str, ET.Element]] = []
-        for response in _parse_xml(answer.content, what).iter(f"{_DAV}response"):
+        for response in _parse_xml(answer.body, what).iter(f"{_DAV}response"):
             for propstat in response.iter(f"{_DAV}propstat"):
                 properties_found = propstat.find(f"{_DAV}prop")
                 status = propstat.findtext(f"{_DAV}status", " 200 ")
@@ -381,9 +377,9 @@ class HttpLongTermStore:
             what = f"asking where {len(batch)} files are"
             body = {"paths": [_absolute(path) for path in batch]}
             answer = await self._ask(what, "POST", await self._tape("/archiveinfo"), body=body)
-            if not answer.is_success:
-                refuse(what, answer.status_code, answer.content)
-            found |= _localities(_json(answer.content, what), batch)
+            if not answer.ok:
+                refuse(what, answer.status, answer.body)
+            found |= _localities(_json(answer.body, what), batch)
         return found
 
     def _on_tape_only(self, path: str) -> bool:
@@ -403,14 +399,14 @@ class HttpLongTermStore:
         finally:
             if elsewhere:
                 pool.close()
-        if answer.status // 100 != 2:
+        if not answer.ok:
             refuse(what, answer.status, answer.body)
         return _localities(_json(answer.body, what), [path]).get(path) is Locality.TAPE
 
     async def _tape(self, resource: str) -> str:
         if self._tape_uri is None:
             answer = await self._ask("looking for the tape API", "GET", self._origin + _DISCOVERY)
-            self._tape_uri = self._discovered(answer.status_code, answer.content)
+            self._tape_uri = self._discovered(answer.status, answer.body)
         return self._tape_uri + resource
 
     def _discovered(self, status: int, body: bytes) -> str:
@@ -443,10 +439,10 @@ class HttpLongTermStore:
     async def _size(self, path: str) -> int | None:
         what = f"looking at {path!r}"
         answer = await self._ask(what, "HEAD", self._origin + self._file_target(path))
-        if answer.status_code in _GONE:
+        if answer.status in _GONE:
             return None
-        if not answer.is_success:
-            refuse(what, answer.status_code, b"")
+        if not answer.ok:
+            refuse(what, answer.status, b"")
         return _count(answer.headers.get("content-length"), what)
 
     async def _ask(
@@ -458,18 +454,37 @@ class HttpLongTermStore:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         body: Mapping[str, Any] | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
         """One control call; a question is asked once more when the connection breaks."""
+        headers = dict(headers or {})
+        if body is not None:
+            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         for attempt in (1, 2):
             try:
                 with telemetry.calling("lts", method) as call:
-                    answer = await self._http.request(method, url, headers=headers, content=content, json=body)
-                    call.status = answer.status_code
-                return answer
-            except httpx.TransportError as error:
-                if attempt == 2 or method not in _SAFE or isinstance(error, httpx.TimeoutException):
+                    async with self._control.request(
+                        method, URL(url, encoded=True), headers=headers, data=content, allow_redirects=False
+                    ) as answer:
+                        said = {name.lower(): value for name, value in answer.headers.items()}
+                        call.status = answer.status
+                        return Answer(answer.status, said, await answer.read())
+            except (aiohttp.ClientError, TimeoutError) as error:
+                if attempt == 2 or method not in _SAFE or isinstance(error, TimeoutError):
                     raise TapeUnavailable(f"{what}: no answer ({type(error).__name__})") from error
         raise AssertionError("unreachable")
+
+    @property
+    def _control(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # Not before there is an event loop.
+            self._session = aiohttp.ClientSession(
+                headers={**self._auth, "Accept-Encoding": "identity"},
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # Servers close idle connections after 5 s; whoever closes first never meets a dead one.
+                connector=aiohttp.TCPConnector(limit=100, keepalive_timeout=3.0, ssl=self._tls),
+            )
+        return self._session
 
     def _bulk(
         self,
@@ -518,10 +533,10 @@ def _seconds(retry_after: str) -> float:
     return min(max(wanted, 0), 24 * 3600)
 
 
-def _mind_write_once(what: str, answer: httpx.Response) -> None:
+def _mind_write_once(what: str, answer: Answer) -> None:
     """Tell a store that keeps what it has from one that refuses the token: a 403 may be either."""
-    detail = _detail(answer.content)
-    if answer.status_code in _KEPT or (answer.status_code == 403 and _KEPT_BY_ITS_WORDS.search(detail)):
+    detail = _detail(answer.body)
+    if answer.status in _KEPT or (answer.status == 403 and _KEPT_BY_ITS_WORDS.search(detail)):
         raise WriteOnce(f"{what}: the store keeps what it has{detail}")
 
 

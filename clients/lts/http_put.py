@@ -72,7 +72,7 @@ class HttpPutStore(HttpLongTermStore):
         if answer is None:
             return
         self._drop(upload_id)
-        if answer.status // 100 != 2 or put.sent != size:
+        if not answer.ok or put.sent != size:
             _refuse_put(what, answer)
 
     async def abort(self, upload_id: str) -> None:
@@ -130,8 +130,8 @@ class HttpPutStore(HttpLongTermStore):
             folder = "/".join(folders[:depth])
             what = f"making the folder {folder!r}"
             answer = await self._ask(what, "MKCOL", f"{self._origin}{self._file_target(folder)}/")
-            if answer.status_code in (401, 429, 503, 507):
-                refuse(what, answer.status_code, answer.content, answer.headers)
+            if answer.status in (401, 429, 503, 507):
+                refuse(what, answer.status, answer.body, answer.headers)
 
 
 def _parse(upload_id: str) -> tuple[int, str]:
@@ -148,6 +148,6 @@ def _refuse_put(what: str, answer: Answer) -> NoReturn:
         raise WriteOnce(f"{what}: the file exists")
     if answer.status in (404, 405):
         raise Misconfigured(f"{what}: the store takes no PUT there (it answered {answer.status})")
-    if answer.status // 100 == 2:
+    if answer.ok:
         raise TapeUnavailable(f"{what}: the store answered {answer.status} before it had the whole file")
     refuse(what, answer.status, answer.body, answer.headers)
