@@ -3,6 +3,7 @@
 Calls about one dataset go one after another: the backend reads, modifies and writes (SciCat 4.27, observed).
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from temporalio import activity
@@ -263,12 +264,15 @@ class CatalogueActivities:
     async def register_blocks(self, order: RegisterBlocks) -> Registered:
         """Register the plan's datablocks, one after another; what is there already counts as done."""
         plan = await self._state.plan(order.pid, order.plan_digest)
-        superseded_key = await self._take_out(order, keep=True)
-        if order.stale_mark and not await self._registered(order):
+        registered = await self._ours(order.pid)
+        superseded_key = await self._take_out(order, registered, keep=True)
+        if order.stale_mark and not await self._stands(order):
             # From the first datablock on the mark would say that these were committed.
             await self._state.withdraw_commit(order.pid, order.plan_digest)
         for index in range(1, len(plan.blocks) + 1):
             generation = order.generations.get(index, 0)
+            if plan.archive_id(index, generation) in registered:
+                continue
             block = await self._state.block(order.pid, order.plan_digest, index, generation)
             manifest = await self._state.manifest(order.pid, order.plan_digest, block.stem)
             if manifest is None:
@@ -287,25 +291,29 @@ class CatalogueActivities:
             )
         return Registered(superseded_key=superseded_key)
 
-    async def _take_out(self, order: RegisterBlocks, *, keep: bool) -> str:
-        """Delete datablocks of ours, or with `keep` only those of an earlier, uncommitted plan.
+    async def _ours(self, pid: str) -> dict[str, str]:
+        """The registered datablocks that this service wrote: SciCat's id by archiveId."""
+        blocks = await self._catalogue.datablocks(pid)
+        return {block.archive_id: block.id for block in blocks if names.is_ours(pid, block.archive_id)}
+
+    async def _take_out(self, order: RegisterBlocks, registered: Mapping[str, str], *, keep: bool) -> str:
+        """Delete registered datablocks of ours, or with `keep` only those of an earlier, uncommitted plan.
 
         The list of the earlier plan's is kept before anything is deleted, since their files lie on the LTS: return its
         state key, empty if there are none.
         """
         plan = await self._state.plan(order.pid, order.plan_digest)
         ours = set(plan.archive_ids(order.generations))
-        registered = [b for b in await self._catalogue.datablocks(order.pid) if names.is_ours(order.pid, b.archive_id)]
         key = names.superseded_key(order.pid, order.plan_digest)
         listed = {str(archive_id) for archive_id in await self._state.get_list(key)}
         # What an earlier attempt superseded may be what is written now, e.g. in its first generation again.
         earlier = listed - ours
-        superseded = {block.archive_id for block in registered} - ours
+        superseded = registered.keys() - ours
         if earlier | superseded != listed:
             await self._state.put_json(key, sorted(earlier | superseded))
-        for block in registered:
-            if not keep or block.archive_id in superseded:
-                await self._catalogue.delete_datablock(order.pid, block.id)
+        for archive_id, datablock_id in registered.items():
+            if not keep or archive_id in superseded:
+                await self._catalogue.delete_datablock(order.pid, datablock_id)
         return key if earlier | superseded else ""
 
     @activity.defn
@@ -319,15 +327,16 @@ class CatalogueActivities:
             activity.logger.warning("dataset %s is archived: nothing of it is taken back", order.pid)
             return Registered()
         await self._state.withdraw_commit(order.pid, order.plan_digest)
-        return Registered(superseded_key=await self._take_out(order, keep=False))
+        registered = await self._ours(order.pid)
+        return Registered(superseded_key=await self._take_out(order, registered, keep=False))
 
     async def _is_final(self, order: RegisterBlocks) -> bool:
         """Whether the plan was committed; a mark that was stale counts only if datablocks were registered again."""
         if not await self._state.is_committed(order.pid, order.plan_digest):
             return False
-        return not order.stale_mark or await self._registered(order)
+        return not order.stale_mark or await self._stands(order)
 
-    async def _registered(self, order: RegisterBlocks) -> bool:
+    async def _stands(self, order: RegisterBlocks) -> bool:
         """Whether the catalogue has any datablock of the plan, in whatever generation."""
         plans = (await self._state.index(order.pid)).manifests
         blocks = await self._catalogue.datablocks(order.pid)

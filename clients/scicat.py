@@ -165,8 +165,9 @@ class Catalogue:
             base_url=endpoint.rstrip("/"),
             verify=ssl.create_default_context(cafile=ca_file),
             timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s),
-            # Servers close idle connections after 5 s; whoever closes first never meets a dead one.
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=3.0),
+            # Servers close idle connections after 5 s; whoever closes first never meets a dead one. And every request
+            # looks at every idle one.
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=4, keepalive_expiry=3.0),
             trust_env=False,
         )
         self._total_timeout_s = total_timeout_s
@@ -416,12 +417,11 @@ class Catalogue:
             "dataFileList": list(files),
         }
         async with self._turn(pid):
-            if any(block.archive_id == archive_id for block in await self._datablocks(pid)):
-                return
             try:
                 await self._of_dataset("registering a datablock of", "POST", pid, "/datablocks", body)
             except CatalogueUnavailable:
-                # Also what a second POST with the same archiveId meets, e.g. one whose first answer was lost.
+                # Also what a second POST with the same archiveId meets, e.g. one whose first answer was lost. To look
+                # first would cost a reading of all files of all datablocks for each of them.
                 if not any(block.archive_id == archive_id for block in await self._datablocks(pid)):
                     raise
 

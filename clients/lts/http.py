@@ -393,7 +393,7 @@ class HttpLongTermStore:
         elsewhere = f"{parts.scheme}://{parts.netloc}" != self._origin
         pool = ConnectionPool(uri, **self._pool_options) if elsewhere else self._pool
         try:
-            body = json.dumps({"paths": [_absolute(path)]}).encode()
+            body = _compact({"paths": [_absolute(path)]})
             headers = {**self._auth, "Content-Type": "application/json"}
             answer = self._bulk(pool, what, "POST", f"{parts.path}/archiveinfo", headers, body=memoryview(body))
         finally:
@@ -458,7 +458,7 @@ class HttpLongTermStore:
         """One control call; a question is asked once more when the connection breaks."""
         headers = dict(headers or {})
         if body is not None:
-            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+            content, headers["Content-Type"] = _compact(body), "application/json"
         for attempt in (1, 2):
             try:
                 with telemetry.calling("lts", method) as call:
@@ -563,6 +563,10 @@ def _count(text: str | None, what: str) -> int:
     if text is None or not text.strip().isdigit():
         raise TapeUnavailable(f"{what}: the answer lacks a number")
     return int(text)
+
+
+def _compact(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _json(body: bytes, what: str) -> object:

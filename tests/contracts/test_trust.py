@@ -6,7 +6,7 @@ The server only takes note of what it hears after the handshake; a client that d
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ async def scicats_health(there: Listener, ca_file: Path | None) -> None:
 
 
 async def lts(there: Listener, ca_file: Path | None) -> None:
-    await HttpLongTermStore(endpoint=there.url, token="t", ca_file=ca_file).stat("x")
+    async with aclosing(HttpLongTermStore(endpoint=there.url, token="t", ca_file=ca_file)) as store:
+        await store.stat("x")
 
 
 async def lts_bulk(there: Listener, ca_file: Path | None) -> None:
@@ -113,9 +114,9 @@ async def lts_bulk(there: Listener, ca_file: Path | None) -> None:
 
 
 async def lts_put(there: Listener, ca_file: Path | None) -> None:
-    store = HttpPutStore(endpoint=there.url, token="t", ca_file=ca_file)
-    upload = await store.open_write("x", 1)
-    await asyncio.to_thread(store.write, upload, 0, memoryview(b"x"), b"")
+    async with aclosing(HttpPutStore(endpoint=there.url, token="t", ca_file=ca_file)) as store:
+        upload = await store.open_write("x", 1)
+        await asyncio.to_thread(store.write, upload, 0, memoryview(b"x"), b"")
 
 
 async def s3(there: Listener, ca_file: Path | None) -> None:
