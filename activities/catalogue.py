@@ -99,6 +99,10 @@ class Looked(Message):
     """By SciCat's count it has so few files that steps that loop over them take but a moment."""
     stale_marks: bool = False
     """Plans were committed of which no datablock is registered any more: an archive that somebody has deleted."""
+    afresh: bool = False
+    """It was never planned before: nothing of an earlier attempt can be in the state bucket."""
+    source_folder: str | None = None
+    """As the catalogue has it."""
 
 
 class MoveArchive(Message):
@@ -213,6 +217,8 @@ class CatalogueActivities:
                 standing=Standing.NONE,
                 brief=0 < dataset.number_of_files <= BRIEF_FILES,
                 stale_marks=bool(index.committed),
+                afresh=not index.plans,
+                source_folder=dataset.source_folder,
             )
         await self._check_covered(order.pid, dataset.source_folder, blocks)
         known = plans & index.committed

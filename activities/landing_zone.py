@@ -37,6 +37,9 @@ class PlanDataset(Message):
     target_bytes: int
     target_files: int
     smallest_chunk: int
+    afresh: bool = False
+    source_folder: str | None = None
+    """Both as they were found by the look before; not asked for again."""
 
 
 class PlannedDataset(Message):
@@ -100,7 +103,9 @@ class LandingZoneActivities:
         """
         check_pid(order.pid)
         versioned = await self._versioned()
-        dataset = await self._catalogue.dataset(order.pid)
+        source_folder = order.source_folder
+        if source_folder is None:
+            source_folder = (await self._catalogue.dataset(order.pid)).source_folder
         registered = await self._catalogue.original_files(order.pid)
         prefix = names.raw_prefix(order.pid)
         uploads = await self._objects.open_uploads(self._bucket, prefix)
@@ -119,7 +124,7 @@ class LandingZoneActivities:
             match,
             registered,
             landed,
-            source_folder=dataset.source_folder,
+            source_folder=source_folder,
             open_uploads=[upload.key.removeprefix(prefix) for upload in uploads],
         )
         # A hundred thousand files are 15 MiB in each list; the plan needs neither.
@@ -137,7 +142,7 @@ class LandingZoneActivities:
 
     async def _cut(self, order: PlanDataset, matched: Matched) -> DatasetPlan:
         """Cut the files into datablocks, as an existing plan did it if there is one for the same files."""
-        existing = (await self._state.index(order.pid)).plans
+        existing = frozenset[str]() if order.afresh else (await self._state.index(order.pid)).plans
         settings = [*await self._state.chunk_settings(order.pid, existing), order.smallest_chunk]
         for smallest_chunk in settings:
             rules = PackingRules(order.target_bytes, order.target_files, smallest_chunk=smallest_chunk)

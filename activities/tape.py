@@ -81,6 +81,8 @@ class OpenBlock(Patience):
 
     free_space_percentage: float = 0
     """What has to be free of the LTS before a datablock is begun."""
+    afresh: bool = False
+    """Nobody has begun to write it yet."""
 
 
 class OpenedBlock(Message):
@@ -227,7 +229,8 @@ class TapeActivities:
                 f"{block.archive_id} stands on the LTS with another size than the plan's {layout.tar_bytes}, and the "
                 "LTS does not overwrite; take that file away, or give the archive up"
             ) from None
-        await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
+        if not order.afresh:
+            await self._state.drop_journal(order.pid, order.plan_digest, block.stem)
         return OpenedBlock(archive_id=block.archive_id, tar_bytes=layout.tar_bytes, upload_id=upload_id)
 
     async def _mind_free_space(self, percentage: float) -> None:

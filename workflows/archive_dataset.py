@@ -104,6 +104,8 @@ class ArchiveDataset(DatasetWorkflow):
         self._audited = order.writing.verify is VerifyPolicy.TAPE_READ_BACK
         self._uploads: dict[int, str] = {}
         """Datablock → upload that it is being written into."""
+        self._begun: set[int] = set()
+        """Datablocks that were opened, so there may be a journal of them."""
         self._started = self._planned is not None
         self._undo = UndoStack()
         self._slots = asyncio.Semaphore(order.limits.blocks)
@@ -146,7 +148,12 @@ class ArchiveDataset(DatasetWorkflow):
             await self._move(ArchiveMoment.START)
             self._planned = await self.step(
                 LandingZoneActivities.plan_dataset,
-                PlanDataset(pid=self.order.pid, **self.order.packing.model_dump()),
+                PlanDataset(
+                    pid=self.order.pid,
+                    **self.order.packing.model_dump(),
+                    afresh=looked.afresh,
+                    source_folder=looked.source_folder,
+                ),
                 self.policies.long(),
                 summary="which files, which datablocks",
                 brief=looked.brief,
@@ -213,7 +220,8 @@ class ArchiveDataset(DatasetWorkflow):
             subscribers=self.subscribers,
             paused_by=self.paused_by,
             shown=self.shown,
-            looked=self._looked,
+            # What this run has written is there from now on.
+            looked=self._looked and self._looked.model_copy(update={"afresh": False}),
             planned=self._planned,
             written=Bitmap.of(self._written),
             verified=Bitmap.of(self._verified),
@@ -263,16 +271,22 @@ class ArchiveDataset(DatasetWorkflow):
             poll_initial_s=self.order.timing.poll_initial_s,
             poll_longest_s=self.order.timing.poll_longest_s,
         )
+        assert self._looked is not None  # noqa: S101 - nothing is written before the look
         while True:
             opened = await self._taken(
                 TapeActivities.open_block,
-                OpenBlock(**order.model_dump(), free_space_percentage=self.order.writing.free_space_percentage),
+                OpenBlock(
+                    **order.model_dump(),
+                    free_space_percentage=self.order.writing.free_space_percentage,
+                    afresh=self._looked.afresh and index not in self._begun,
+                ),
                 index,
                 self.policies.light(),
                 summary=f"open {label}",
                 brief=planned.brief and planned.blocks == 1,
                 keep=lambda opened: self._uploads.update({index: opened.upload_id}),
             )
+            self._begun.add(index)
             self._block(index, "writing", name=opened.archive_id, bytes_total=opened.tar_bytes)
             written = await self._taken(
                 TapeActivities.write_block,
