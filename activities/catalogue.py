@@ -130,6 +130,8 @@ class RegisterBlocks(Message):
     generations: dict[int, int] = {}
     stale_mark: bool = False
     """A commit mark that was there before this archive stands for nothing, as `Looked.stale_marks` says."""
+    afresh: bool = False
+    """Nobody has registered any of it before, as `Looked.afresh` says."""
 
 
 class Registered(Message):
@@ -270,8 +272,11 @@ class CatalogueActivities:
     async def register_blocks(self, order: RegisterBlocks) -> Registered:
         """Register the plan's datablocks, one after another; what is there already counts as done."""
         plan = await self._state.plan(order.pid, order.plan_digest)
-        registered = await self._ours(order.pid)
-        superseded_key = await self._take_out(order, registered, keep=True)
+        registered: dict[str, str] = {}
+        superseded_key = ""
+        if not order.afresh or activity.info().attempt > 1:
+            registered = await self._ours(order.pid)
+            superseded_key = await self._take_out(order, registered, keep=True)
         if order.stale_mark and not await self._stands(order):
             # From the first datablock on the mark would say that these were committed.
             await self._state.withdraw_commit(order.pid, order.plan_digest)
@@ -286,7 +291,7 @@ class CatalogueActivities:
             files = [
                 registration(member, held.digest) for member, held in zip(block.members, manifest.members, strict=True)
             ]
-            await self._catalogue.add_datablock(
+            added = await self._catalogue.add_datablock(
                 order.pid,
                 archive_id=block.archive_id,
                 size=block.payload_bytes,
@@ -295,6 +300,9 @@ class CatalogueActivities:
                 checksum_algorithm=block.algorithm,
                 files=files,
             )
+            if not added and not registered:
+                # An earlier try of this step was here.
+                registered = await self._ours(order.pid)
         return Registered(superseded_key=superseded_key)
 
     async def _ours(self, pid: str) -> dict[str, str]:

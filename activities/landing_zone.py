@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
@@ -102,7 +103,6 @@ class LandingZoneActivities:
             Misconfigured: the landing zone keeps no versions and nobody allowed that.
         """
         check_pid(order.pid)
-        versioned = await self._versioned()
         source_folder = order.source_folder
         if source_folder is None:
             source_folder = (await self._catalogue.dataset(order.pid)).source_folder
@@ -115,11 +115,14 @@ class LandingZoneActivities:
                 size=version.size,
                 etag=version.etag,
                 last_modified=version.last_modified,
-                version_id=version.version_id if versioned else None,
+                version_id=version.version_id,
             )
             async for version in self._objects.list_versions(self._bucket, prefix)
             if version.is_latest and not version.delete_marker
         ]
+        # Whatever the bucket keeps today, a version with an id of its own is that one and no other.
+        if any(item.version_id == _UNVERSIONED for item in landed) and not await self._versioned():
+            landed = [replace(item, version_id=None) for item in landed]
         matched = await asyncio.to_thread(
             match,
             registered,

@@ -111,6 +111,13 @@ class WrittenBlock(Message):
     """What was written so far stands."""
 
 
+class VerifyBlock(BlockRef):
+    """Read a datablock back."""
+
+    archive_id: str = ""
+    """What it is called, where that is known already."""
+
+
 class VerifiedBlock(Message):
     """What reading back found."""
 
@@ -343,12 +350,14 @@ class TapeActivities:
         return tar_bytes if there and there.size_bytes == tar_bytes else None
 
     @activity.defn
-    async def verify_block(self, order: BlockRef) -> VerifiedBlock:
+    async def verify_block(self, order: VerifyBlock) -> VerifiedBlock:
         """Read every byte back from the LTS, compare with the manifest, and mark what matches."""
-        block = await self._state.block(order.pid, order.plan_digest, order.index, order.generation)
-        manifest = await self._state.manifest(order.pid, order.plan_digest, block.stem)
+        archive_id = order.archive_id or await self._state.archive_id(
+            order.pid, order.plan_digest, order.index, order.generation
+        )
+        manifest = await self._state.manifest(order.pid, order.plan_digest, names.stem_of(archive_id))
         if manifest is None:
-            raise TapeUnavailable(f"the manifest of {block.archive_id} is gone; the datablock has to be read anew")
+            raise TapeUnavailable(f"the manifest of {archive_id} is gone; the datablock has to be read anew")
         bookmark = Bookmark(order.index, manifest.tar_bytes)
         # What has matched need not be read again when a worker had to leave in the midst of it.
         first = moved_before().chunks
@@ -372,13 +381,13 @@ class TapeActivities:
             return VerifiedBlock(nearline=True)
         except FileAbsent:
             telemetry.count(metrics.VERIFICATION_FAILURES, step="verify_block")
-            return VerifiedBlock(damage=f"{block.archive_id} is not on the LTS any more")
+            return VerifiedBlock(damage=f"{archive_id} is not on the LTS any more")
         if damaged:
             telemetry.count(metrics.VERIFICATION_FAILURES, step="verify_block")
             return VerifiedBlock(damage=_describe(manifest, [(found.offset, found.length) for found in damaged]))
-        await self._state.mark_verified(order.pid, order.plan_digest, block.stem)
+        await self._state.mark_verified(order.pid, order.plan_digest, names.stem_of(archive_id))
         telemetry.count(metrics.DATABLOCKS, outcome="verified")
-        return VerifiedBlock(on_tape=await self._is_on_tape(block.archive_id))
+        return VerifiedBlock(on_tape=await self._is_on_tape(archive_id))
 
     async def _is_on_tape(self, archive_id: str) -> bool:
         """A first look, which small datablocks need not be asked about again after; nothing hangs on its answer."""

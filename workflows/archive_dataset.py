@@ -38,6 +38,7 @@ with workflow.unsafe.imports_passed_through():
         TapeActivities,
         Taped,
         UndoBlocks,
+        VerifyBlock,
         WriteBlock,
         WrittenBlock,
     )
@@ -363,7 +364,7 @@ class ArchiveDataset(DatasetWorkflow):
             while True:
                 found = await self.step(
                     TapeActivities.verify_block,
-                    ref,
+                    VerifyBlock(**ref.model_dump(), archive_id=self.blocks[index].name),
                     self.policies.transfer(queues.RETRIEVAL, self.blocks[index].bytes_total),
                     summary=f"verify datablock {index}",
                 )
@@ -585,6 +586,7 @@ class ArchiveDataset(DatasetWorkflow):
             plan_digest=planned.plan_digest,
             generations=self._generations,
             stale_mark=self._looked.stale_marks,
+            afresh=self._looked.afresh,
         )
 
     async def _commit_and_free(self, looked: Looked, planned: PlannedDataset, superseded_key: str) -> DatasetOutcome:

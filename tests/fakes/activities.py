@@ -64,6 +64,7 @@ from activities.tape import (
     Taped,
     UndoBlocks,
     VerifiedBlock,
+    VerifyBlock,
     WriteBlock,
     WrittenBlock,
 )
@@ -396,7 +397,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
             return WrittenBlock(finished=True)
 
     @activity.defn(name="verify_block")
-    async def verify_block(order: BlockRef) -> VerifiedBlock:
+    async def verify_block(order: VerifyBlock) -> VerifiedBlock:
         async with world.call("verify_block", order):
             held = world.held[order.pid]
             if order.index in held.nearline:
