@@ -149,6 +149,8 @@ class Commit(Message):
     generations: dict[int, int] = {}
     found: FoundLifecycle
     reason: str = ""
+    afresh: bool = False
+    """No earlier attempt can have left anything, as `Looked.afresh` says."""
 
 
 class CatalogueActivities:
@@ -360,9 +362,10 @@ class CatalogueActivities:
     async def commit(self, order: Commit) -> None:
         """Write the commit mark and tell the catalogue that the dataset can be retrieved."""
         await self._state.mark_committed(order.pid, order.plan_digest, order.generations)
-        plan = await self._state.plan(order.pid, order.plan_digest)
-        # What an earlier attempt left on a write-once store has become part of the archive.
-        await self._state.adopt(plan.archive_ids(order.generations))
+        if not order.afresh:
+            plan = await self._state.plan(order.pid, order.plan_digest)
+            # What an earlier attempt left on a write-once store has become part of the archive.
+            await self._state.adopt(plan.archive_ids(order.generations))
         fields = archive_fields(ArchiveMoment.COMMITTED, order.found, bounded(order.reason))
         await self._catalogue.patch_lifecycle(order.pid, fields)
 

@@ -601,6 +601,7 @@ class ArchiveDataset(DatasetWorkflow):
                 generations=self._generations,
                 found=looked.found,
                 reason=f"archived in {planned.blocks} datablocks",
+                afresh=looked.afresh,
             ),
             self.policies.endless(),
             summary="commit point",
