@@ -100,7 +100,7 @@ class Looked(Message):
     stale_marks: bool = False
     """Plans were committed of which no datablock is registered any more: an archive that somebody has deleted."""
     afresh: bool = False
-    """It was never planned before: nothing of an earlier attempt can be in the state bucket."""
+    """It was never planned before: nothing of an earlier attempt can be in the state bucket, or in SciCat."""
     source_folder: str | None = None
     """As the catalogue has it."""
 
@@ -221,7 +221,7 @@ class CatalogueActivities:
                 standing=Standing.NONE,
                 brief=0 < dataset.number_of_files <= BRIEF_FILES,
                 stale_marks=bool(index.committed),
-                afresh=not index.plans,
+                afresh=not index.plans and not blocks,
                 source_folder=dataset.source_folder,
             )
         await self._check_covered(order.pid, dataset.source_folder, blocks)

@@ -565,6 +565,15 @@ def activities(world: World) -> list[Callable[..., Any]]:
             held.delivered.add(order.position)
             return CopiedBlock(bytes=TAR_BYTES)
 
+    @activity.defn(name="restore_files")
+    async def restore_files(order: CopyBlock) -> CopiedBlock:
+        async with world.call("restore_files", order):
+            held = world.held[order.blocks_key]
+            if order.position in held.nearline:
+                return CopiedBlock(nearline=True)
+            held.delivered.add(order.position)
+            return CopiedBlock(bytes=1)
+
     @activity.defn(name="release_recall")
     async def release_recall(order: ReleaseRecall) -> None:
         async with world.call("release_recall", order):
@@ -605,6 +614,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
         request_recall,
         await_recall,
         copy_block,
+        restore_files,
         release_recall,
         name_blocks,
     ]

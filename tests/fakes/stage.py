@@ -25,7 +25,7 @@ from activities.reporting import FinishedJob
 from cli import binaries
 from domain import names
 from domain.lifecycle import JobType
-from domain.orders import DatasetOrder, JobOrder, Limits, Subscriber, Timing, Writing
+from domain.orders import DatasetOrder, FilesOf, JobOrder, Limits, Subscriber, Timing, Writing
 from domain.outcome import DatasetOutcome
 from domain.progress import DatasetProgress, JobProgress
 from tests.fakes.activities import World, activities
@@ -99,9 +99,16 @@ class Stage:
             result_type=FinishedJob | None,  # pyright: ignore[reportArgumentType] - types of a union's kind are fine
         )
 
-    async def join(self, pid: str, *jobs: str, kind: JobType = JobType.ARCHIVE, windowed: bool = False) -> "Dataset":
+    async def join(
+        self,
+        pid: str,
+        *jobs: str,
+        kind: JobType = JobType.ARCHIVE,
+        windowed: bool = False,
+        files_of: FilesOf | None = None,
+    ) -> "Dataset":
         """Start or join a dataset for jobs of which nothing else is known, as `join_datasets` does it."""
-        order = DatasetOrder(pid=pid, timing=self.timing, writing=self.writing, limits=self.limits)
+        order = DatasetOrder(pid=pid, timing=self.timing, writing=self.writing, limits=self.limits, files_of=files_of)
         handles = [
             await self.client.start_workflow(
                 "ArchiveDataset" if kind is JobType.ARCHIVE else "RetrieveDataset",

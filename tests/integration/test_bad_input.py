@@ -419,6 +419,25 @@ async def test_datablocks_of_others_are_left_alone(lab: Lab) -> None:
     assert await lab.on_lts(pid) == {}
 
 
+async def test_datablocks_of_an_attempt_that_left_no_other_trace_are_taken_out(lab: Lab) -> None:
+    files = {"a": b"a"}
+    pid = await lab.dataset(files)
+    earlier = {
+        "archiveId": names.archive_id(pid, names.datablock_stem(pid, 1, "0a1b2c3d" * 8)),
+        "size": 1,
+        "packedSize": 1,
+        "version": "bagit-tar-1",
+        "dataFileList": [entry("a", 1)],
+    }
+    await lab.as_service("POST", f"datasets/{quote(pid, safe='')}/datablocks", json=earlier)
+
+    assert of_dataset(await lab.ended(await lab.archive(pid)), pid)["status"] == "archived"
+
+    [block] = await lab.user.datablocks(pid)
+    assert block["archiveId"] != earlier["archiveId"]
+    assert await lab.unpacked(pid) == files
+
+
 async def test_an_archive_of_other_files_is_left_alone(lab: Lab) -> None:
     pid = await lab.archived({"a": b"a"})
     await lab.user.add_files(pid, [entry("b", 1)], algorithm="sha256")

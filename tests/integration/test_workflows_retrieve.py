@@ -6,10 +6,12 @@ from itertools import pairwise
 import pytest
 
 from domain.lifecycle import JobType, Outcome, Phase
-from domain.orders import Limits, Timing
+from domain.orders import FilesOf, Limits, Timing
 from tests.fakes.stage import QUICK, Dataset, Stage, dev_server, on_stage, skipping
 
 RETRIEVE = JobType.RETRIEVE
+FILES = FilesOf(job_id="1", n=0)
+"""What makes of a retrieval one of single files."""
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ async def slow() -> AsyncGenerator[Stage]:
         yield stage
 
 
-async def retrieve(stage: Stage, pid: str = "p") -> Dataset:
-    return await stage.join(pid, "1", kind=RETRIEVE)
+async def retrieve(stage: Stage, pid: str = "p", files_of: FilesOf | None = None) -> Dataset:
+    return await stage.join(pid, "1", kind=RETRIEVE, files_of=files_of)
 
 
 def status(stage: Stage, pid: str = "p") -> tuple[str, str]:
@@ -59,6 +61,15 @@ async def test_what_is_there_already_is_not_recalled(stage: Stage) -> None:
     assert stage.world.calls["request_recall"] == 0
 
 
+async def test_single_files_are_restored_out_of_datablocks_that_are_recalled_like_all_others(stage: Stage) -> None:
+    held = stage.world.dataset("p", blocks=3, delivered={1}, nearline={2})
+    assert (await (await retrieve(stage, files_of=FILES)).ended()).status is Outcome.RETRIEVED
+    assert held.delivered == {0, 1, 2}
+    assert held.pins == {}
+    assert stage.world.calls["restore_files"] >= 2
+    assert stage.world.calls["copy_block"] == 0
+
+
 async def test_a_dataset_that_cannot_be_retrieved_says_why(stage: Stage) -> None:
     stage.world.dataset("p")
     stage.world.fail("look_retrieval", "BeingArchived")
@@ -67,11 +78,11 @@ async def test_a_dataset_that_cannot_be_retrieved_says_why(stage: Stage) -> None
     assert status(stage) == ("datasetRetrievalFailed", "BeingArchived: look_retrieval fails as told")
 
 
-@pytest.mark.parametrize("step", ["request_recall", "await_recall", "copy_block"])
+@pytest.mark.parametrize("step", ["request_recall", "await_recall", "copy_block", "restore_files"])
 async def test_a_cancel_gives_every_pin_back(real: Stage, step: str) -> None:
     held = real.world.dataset("p", blocks=3, stuck={2})
     real.world.hold(step, deaf=True)
-    dataset = await retrieve(real)
+    dataset = await retrieve(real, files_of=FILES if step == "restore_files" else None)
     await real.world.reached(step)
     await dataset.cancel()
     await dataset.progress()

@@ -41,6 +41,7 @@ def test_what_was_recorded_holds_every_step_signal_and_way_to_end() -> None:
     reading_back = {"loosen_block", "await_evicted", "recall_block", "await_recalled", "release_block"}
     undoing = {"undo_blocks", "unregister_blocks"}
     retrieving = {"look_retrieval", "request_recall", "await_recall", "copy_block", "release_recall", "name_blocks"}
+    retrieving |= {"restore_files"}
     of_jobs = {"open_job", "join_datasets", "watch_datasets", "finish_job", "report_job"}
     of_uploads = {"count_landing_zone", "sweep_upload", "close_upload", "submit_archive"}
     steps = archiving | reading_back | undoing | retrieving | of_jobs | of_uploads
