@@ -128,8 +128,6 @@ class RegisterBlocks(Message):
     pid: str
     plan_digest: str
     generations: dict[int, int] = {}
-    stale_mark: bool = False
-    """A commit mark that was there before this archive stands for nothing, as `Looked.stale_marks` says."""
     afresh: bool = False
     """Nobody has registered any of it before, as `Looked.afresh` says."""
 
@@ -276,12 +274,10 @@ class CatalogueActivities:
         plan = await self._state.plan(order.pid, order.plan_digest)
         registered: dict[str, str] = {}
         superseded_key = ""
-        if not order.afresh or activity.info().attempt > 1:
+        # Behind a try on the spot that failed somebody has been here.
+        if not (order.afresh and activity.info().is_local):
             registered = await self._ours(order.pid)
             superseded_key = await self._take_out(order, registered, keep=True)
-        if order.stale_mark and not await self._stands(order):
-            # From the first datablock on the mark would say that these were committed.
-            await self._state.withdraw_commit(order.pid, order.plan_digest)
         for index in range(1, len(plan.blocks) + 1):
             generation = order.generations.get(index, 0)
             if plan.archive_id(index, generation) in registered:
@@ -293,7 +289,7 @@ class CatalogueActivities:
             files = [
                 registration(member, held.digest) for member, held in zip(block.members, manifest.members, strict=True)
             ]
-            added = await self._catalogue.add_datablock(
+            await self._catalogue.add_datablock(
                 order.pid,
                 archive_id=block.archive_id,
                 size=block.payload_bytes,
@@ -302,9 +298,6 @@ class CatalogueActivities:
                 checksum_algorithm=block.algorithm,
                 files=files,
             )
-            if not added and not registered:
-                # An earlier try of this step was here.
-                registered = await self._ours(order.pid)
         return Registered(superseded_key=superseded_key)
 
     async def _ours(self, pid: str) -> dict[str, str]:
@@ -339,24 +332,11 @@ class CatalogueActivities:
         A workflow out of an old copy of Temporal's database may not know that it has committed, and the landing zone is
         freed since: the mark does.
         """
-        if await self._is_final(order):
+        if await self._state.is_committed(order.pid, order.plan_digest):
             activity.logger.warning("dataset %s is archived: nothing of it is taken back", order.pid)
             return Registered()
-        await self._state.withdraw_commit(order.pid, order.plan_digest)
         registered = await self._ours(order.pid)
         return Registered(superseded_key=await self._take_out(order, registered, keep=False))
-
-    async def _is_final(self, order: RegisterBlocks) -> bool:
-        """Whether the plan was committed; a mark that was stale counts only if datablocks were registered again."""
-        if not await self._state.is_committed(order.pid, order.plan_digest):
-            return False
-        return not order.stale_mark or await self._stands(order)
-
-    async def _stands(self, order: RegisterBlocks) -> bool:
-        """Whether the catalogue has any datablock of the plan, in whatever generation."""
-        plans = (await self._state.index(order.pid)).manifests
-        blocks = await self._catalogue.datablocks(order.pid)
-        return any(plans.get(stem_of(block.archive_id)) == order.plan_digest for block in blocks)
 
     @activity.defn
     async def commit(self, order: Commit) -> None:

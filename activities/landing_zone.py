@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from temporalio import activity
@@ -39,8 +38,9 @@ class PlanDataset(Message):
     target_files: int
     smallest_chunk: int
     afresh: bool = False
+    stale_marks: bool = False
     source_folder: str | None = None
-    """Both as they were found by the look before; not asked for again."""
+    """All three as they were found by the look before; not asked for again."""
 
 
 class PlannedDataset(Message):
@@ -103,6 +103,7 @@ class LandingZoneActivities:
             Misconfigured: the landing zone keeps no versions and nobody allowed that.
         """
         check_pid(order.pid)
+        versioned = await self._versioned()
         source_folder = order.source_folder
         if source_folder is None:
             source_folder = (await self._catalogue.dataset(order.pid)).source_folder
@@ -115,14 +116,11 @@ class LandingZoneActivities:
                 size=version.size,
                 etag=version.etag,
                 last_modified=version.last_modified,
-                version_id=version.version_id,
+                version_id=version.version_id if versioned else None,
             )
             async for version in self._objects.list_versions(self._bucket, prefix)
             if version.is_latest and not version.delete_marker
         ]
-        # Whatever the bucket keeps today, a version with an id of its own is that one and no other.
-        if any(item.version_id == _UNVERSIONED for item in landed) and not await self._versioned():
-            landed = [replace(item, version_id=None) for item in landed]
         matched = await asyncio.to_thread(
             match,
             registered,
@@ -134,6 +132,9 @@ class LandingZoneActivities:
         del registered, landed
         plan = await self._cut(order, matched)
         await self._state.put_plan(plan)
+        if order.stale_marks:
+            # The files are here, and none of the plan's datablocks in SciCat: it is not committed, whatever it was.
+            await self._state.withdraw_commit(order.pid, plan.digest)
         return PlannedDataset(
             plan_digest=plan.digest,
             blocks=len(plan.blocks),

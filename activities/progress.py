@@ -5,6 +5,7 @@ The worker beats for every activity, each second, from the event loop (`worker/b
 """
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from domain.progress import Moved
 
 T = TypeVar("T")
+
+_FORGOTTEN_S = 0.5
+"""After which nobody looks at the error of a copy any more."""
 
 
 class Stopped(Exception):
@@ -128,6 +132,9 @@ async def in_thread(work: Callable[[], T], bookmark: Bookmark) -> T:
         raise _handed_over(heart) from None
     finally:
         leaving.cancel()
+        if running.done() and (running.cancelled() or running.exception()):
+            # The error's stack and we hold one another, and with us the copy's buffers; Python would not look for long.
+            asyncio.get_running_loop().call_later(_FORGOTTEN_S, gc.collect)
 
 
 def _handed_over(heart: Pulse) -> ApplicationError:

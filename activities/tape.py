@@ -509,7 +509,7 @@ class TapeActivities:
             for generation in range(order.generations.get(index, 0) + 1):
                 archive_id = plan.archive_id(index, generation)
                 if final is not None and generation == final.get(index, 0):
-                    # The undo of the registration, which comes first, would have withdrawn a mark that means nothing.
+                    # A mark that means nothing was withdrawn when the dataset was planned.
                     activity.logger.warning("dataset %s is archived: %s stays on the LTS", order.pid, archive_id)
                 elif await self._remove(order.pid, archive_id):
                     await self._state.forget_block(order.pid, order.plan_digest, names.stem_of(archive_id))

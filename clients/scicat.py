@@ -396,8 +396,8 @@ class Catalogue:
         version: str,
         checksum_algorithm: str,
         files: Sequence[Mapping[str, Any]],
-    ) -> bool:
-        """Register a datablock; one with this archiveId at this dataset counts as done, and False tells of it.
+    ) -> None:
+        """Register a datablock; one with this archiveId at this dataset counts as done.
 
         Args:
             pid: the dataset.
@@ -424,8 +424,6 @@ class Catalogue:
                 # first would cost a reading of all files of all datablocks for each of them.
                 if not any(block.archive_id == archive_id for block in await self._datablocks(pid)):
                     raise
-                return False
-        return True
 
     async def delete_datablock(self, pid: str, datablock_id: str) -> None:
         """Take a datablock out of the catalogue; an absent one, or one of an absent dataset, is fine."""

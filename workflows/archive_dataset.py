@@ -153,6 +153,7 @@ class ArchiveDataset(DatasetWorkflow):
                     pid=self.order.pid,
                     **self.order.packing.model_dump(),
                     afresh=looked.afresh,
+                    stale_marks=looked.stale_marks,
                     source_folder=looked.source_folder,
                 ),
                 self.policies.long(),
@@ -585,7 +586,6 @@ class ArchiveDataset(DatasetWorkflow):
             pid=self.order.pid,
             plan_digest=planned.plan_digest,
             generations=self._generations,
-            stale_mark=self._looked.stale_marks,
             afresh=self._looked.afresh,
         )
 

@@ -107,7 +107,9 @@ class HttpLongTermStore:
         }
         self._pool = ConnectionPool(self._origin, **self._pool_options)
         self._tls = ssl.create_default_context(cafile=ca_file)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=timeout_s)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=timeout_s, sock_connect=connect_timeout_s, sock_read=timeout_s
+        )
         self._session: aiohttp.ClientSession | None = None
 
     # --- LongTermStore ------------------------------------------------------------------------------------------------

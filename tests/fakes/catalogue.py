@@ -151,11 +151,11 @@ class FakeCatalogue(Catalogue):
         version: str,
         checksum_algorithm: str,
         files: Sequence[Mapping[str, Any]],
-    ) -> bool:
+    ) -> None:
         """Register a datablock once."""
         found = self._dataset("add_datablock", pid)
         if any(block.archive_id == archive_id for block in found.datablocks.values()):
-            return False
+            return
         if any(block.archive_id == archive_id for other in self.known.values() for block in other.datablocks.values()):
             raise CatalogueUnavailable("Internal server error")
         self._last_id += 1
@@ -176,7 +176,6 @@ class FakeCatalogue(Catalogue):
             f"block-{self._last_id}", archive_id, size, packed_size, version, checksum_algorithm, registered
         )
         found.datablocks[block.id] = block
-        return True
 
     async def delete_datablock(self, pid: str, datablock_id: str) -> None:
         """Forget a datablock."""

@@ -1,9 +1,12 @@
 """Copies that are told to stop: what they had done is said in the last heartbeat, and the next attempt begins there."""
 
 import asyncio
+import gc
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.copying import Buffers, verify_tar
 from activities.progress import Bookmark, Pulse, Stopped, in_thread, moved_before
 from clients.lts.protocol import LongTermStore
+from domain.errors import TapeUnavailable
 from domain.progress import Moved
 
 CHUNK = 1000
@@ -142,3 +146,27 @@ async def test_a_copy_that_is_cancelled_for_another_reason_ends_before_the_cance
     with pytest.raises(asyncio.CancelledError):
         await running
     assert ended == ["the thread"]
+
+
+async def test_a_copy_that_failed_does_not_keep_its_memory() -> None:
+    class Held:
+        """Stands for a copy's buffers."""
+
+    async def fail() -> "weakref.ref[Held]":
+        held = Held()
+
+        def work() -> None:
+            raise TapeUnavailable(f"the LTS is full, and {held} is in memory")
+
+        with suppress(TapeUnavailable):
+            await in_thread(work, Bookmark(1, 1))
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        held = await ActivityEnvironment().run(fail)
+        assert held() is not None, "nothing to be seen here: Python has found it by itself"
+        await asyncio.sleep(1)
+        assert held() is None
+    finally:
+        gc.enable()
