@@ -132,7 +132,8 @@ def main() -> int:
     names: list[str] = parser.parse_args().queue
     # Each run of a workflow imports its modules anew; without bytecode files it would compile them, 8 ms each time.
     sys.dont_write_bytecode = False
-    # Cycles are few here, and looking for them as often as Python does by default takes a tenth of the processor.
+    # By default Python looks for cycles after every 700 allocations. Those that hold much, of copies that failed, are
+    # collected when they arise (`activities/progress.py`).
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     try:

@@ -421,6 +421,7 @@ async def test_a_datablock_is_registered_once(either: Catalogue, users: Users) -
     assert (block.version, block.checksum_algorithm) == ("bagit-tar-1", "sha256")
     [file] = block.files
     assert (file.path, file.size, file.digest, file.algorithm) == (FILE["path"], 10, "ab" * 32, "sha256")
+    assert users.requests(f"/api/v3/datasets/{pid}/datablocks").count(("POST", 201)) == 1
     for _ in range(2):
         await either.delete_datablock(pid, block.id)
     assert await either.datablocks(pid) == []
