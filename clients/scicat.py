@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import re
-import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,9 +24,8 @@ from typing import Any, NoReturn, cast
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
-import httpx
-
-from clients import telemetry
+from clients.bulk import Answer
+from clients.control import ControlCalls
 from domain.errors import (
     CatalogueUnavailable,
     InfrastructureError,
@@ -161,29 +159,28 @@ class Catalogue:
         self._username, self._password = username, password
         self._api, self._jobs_api = api_prefix.rstrip("/"), jobs_api_prefix.rstrip("/")
         self._datasets_api = datasets_api_prefix.rstrip("/") or self._api
-        self._http = httpx.AsyncClient(
-            base_url=endpoint.rstrip("/"),
-            verify=ssl.create_default_context(cafile=ca_file),
-            timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s),
-            # Servers close idle connections after 5 s; whoever closes first never meets a dead one. And every request
-            # looks at every idle one.
-            limits=httpx.Limits(max_connections=100, max_keepalive_connections=4, keepalive_expiry=3.0),
-            trust_env=False,
+        self._endpoint = endpoint.rstrip("/")
+        self._control = ControlCalls(
+            "scicat",
+            CatalogueUnavailable,
+            ca_file=ca_file,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            total_timeout_s=total_timeout_s,
         )
-        self._total_timeout_s = total_timeout_s
         self._token, self._token_number, self._renew_at = "", 0, 0.0
         self._login = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._control.aclose()
 
     async def healthy(self) -> bool:
         """Whether the account can be used now. SciCat's own health page still says ok when its database is gone."""
         with contextlib.suppress(InfrastructureError):
             answer = await self._ask("asking for the own account", "GET", f"{self._api}/users/my/self")
-            return answer.is_success
+            return answer.ok
         return False
 
     async def groups_of(self, token: str) -> frozenset[str]:
@@ -196,7 +193,7 @@ class Catalogue:
         if not _TOKEN.fullmatch(token):
             raise TokenRefused("that is no bearer token")
         answer = await self._send(what, "GET", f"{self._api}/users/my/identity", None, token)
-        if answer.status_code in (401, 403):
+        if answer.status in (401, 403):
             raise TokenRefused("the catalogue does not accept the token: it is expired, or not one of its own")
         groups = _mapping(_mapping(self._json(answer, what)).get("profile")).get("accessGroups")
         return (
@@ -237,9 +234,9 @@ class Catalogue:
         if result is not None:
             body["jobResultObject"] = result
         answer = await self._ask(what, "PATCH", self._job_url(job_id), body)
-        if _is_unknown_job(answer) or (answer.status_code == 404 and "Unable to get a dataset" in _said(answer)):
-            raise JobRefused(f"{what}: the catalogue answered {answer.status_code}{_said(answer)}")
-        if not answer.is_success:
+        if _is_unknown_job(answer) or (answer.status == 404 and "Unable to get a dataset" in _said(answer)):
+            raise JobRefused(f"{what}: the catalogue answered {answer.status}{_said(answer)}")
+        if not answer.ok:
             _refuse(what, answer)
 
     async def open_archive_jobs(self, pid: str) -> list[Job]:
@@ -286,7 +283,7 @@ class Catalogue:
                 return job.id
             try:
                 answer = await self._ask(what, "POST", f"{self._jobs_api}/jobs", body)
-                if answer.status_code == 400 and not _is_of_url_action(answer):
+                if answer.status == 400 and not _is_of_url_action(answer):
                     raise JobRefused(f"{what}: the catalogue answered 400{_said(answer)}")
                 return _text(_mapping(self._json(answer, what)), "id")
             except InfrastructureError:
@@ -491,9 +488,9 @@ class Catalogue:
         what = f"{doing} dataset {pid!r}"
         api = self._api if resource.startswith("/datablocks") else self._datasets_api
         answer = await self._ask(what, method, f"{api}/datasets/{quote(pid, safe='')}{resource}", body)
-        if answer.status_code == 404 and not _is_unknown_route(answer):
+        if answer.status == 404 and not _is_unknown_route(answer):
             raise UnknownDataset(f"{what}: the catalogue does not know it{_said(answer)}")
-        if answer.status_code == 403:
+        if answer.status == 403:
             raise self._no_access(what, _said(answer))
         return self._json(answer, what)
 
@@ -505,34 +502,22 @@ class Catalogue:
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, what: str, method: str, url: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+    async def _ask(self, what: str, method: str, url: str, body: Mapping[str, Any] | None = None) -> Answer:
         """One call with a token that has not expired; 401 and 403 are believed from a fresh token only."""
         token, number = await self._fresh_token()
         answer = await self._send(what, method, url, body, token)
-        if answer.status_code in (401, 403) and not _is_of_url_action(answer):
+        if answer.status in (401, 403) and not _is_of_url_action(answer):
             token, _ = await self._fresh_token(after=number)
             answer = await self._send(what, method, url, body, token)
-        if answer.status_code == 401 and not _is_of_url_action(answer):
+        if answer.status == 401 and not _is_of_url_action(answer):
             raise Misconfigured(f"{what}: the catalogue refuses the account {self._username!r}")
         return answer
 
     async def _send(
         self, what: str, method: str, url: str, body: Mapping[str, Any] | None, token: str | None
-    ) -> httpx.Response:
-        """One request; a GET is sent once more when the connection breaks."""
+    ) -> Answer:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        for attempt in (1, 2):
-            try:
-                with telemetry.calling("scicat", method) as call:
-                    async with asyncio.timeout(self._total_timeout_s):
-                        answer = await self._http.request(method, url, json=body, headers=headers)
-                    call.status = answer.status_code
-                return answer
-            except (httpx.RequestError, TimeoutError) as error:
-                broken = isinstance(error, httpx.TransportError) and not isinstance(error, httpx.TimeoutException)
-                if attempt == 2 or method != "GET" or not broken:
-                    raise CatalogueUnavailable(f"{what}: no answer ({type(error).__name__})") from error
-        raise AssertionError("unreachable")
+        return await self._control.ask(what, method, self._endpoint + url, headers=headers, body=body)
 
     async def _fresh_token(self, after: int = 0) -> tuple[str, int]:
         """The token in use and its number, or a new one if that has nearly expired or was refused.
@@ -549,9 +534,9 @@ class Catalogue:
             asked_at = time.monotonic()
             credentials = {"username": self._username, "password": self._password}
             answer = await self._send(what, "POST", f"{self._api}/auth/login", credentials, None)
-            if answer.status_code in (400, 401, 403):
+            if answer.status in (400, 401, 403):
                 raise Misconfigured(f"{what}: the catalogue refuses the account {self._username!r}")
-            if answer.status_code == 404:
+            if answer.status == 404:
                 raise Misconfigured(f"{what}: the catalogue has no login at {self._api}/auth/login")
             granted = _mapping(self._json(answer, what))
             token = _text(granted, "access_token")
@@ -563,13 +548,13 @@ class Catalogue:
             return token, self._token_number
 
     @staticmethod
-    def _json(answer: httpx.Response, what: str) -> object:
-        if not answer.is_success:
+    def _json(answer: Answer, what: str) -> object:
+        if not answer.ok:
             _refuse(what, answer)
-        if not answer.content:
+        if not answer.body:
             return None
         try:
-            return answer.json()
+            return json.loads(answer.body)
         except ValueError as error:
             raise CatalogueUnavailable(f"{what}: the answer is not JSON") from error
 
@@ -579,16 +564,16 @@ def _renewal_margin_s(life_s: float) -> float:
     return max(2.0, min(60.0, life_s / 10))
 
 
-def _refuse(what: str, answer: httpx.Response) -> NoReturn:
-    misconfigured = (answer.status_code in (401, 403) and not _is_of_url_action(answer)) or _is_unknown_route(answer)
+def _refuse(what: str, answer: Answer) -> NoReturn:
+    misconfigured = (answer.status in (401, 403) and not _is_of_url_action(answer)) or _is_unknown_route(answer)
     kind = Misconfigured if misconfigured else CatalogueUnavailable
-    raise kind(f"{what}: the catalogue answered {answer.status_code}{_said(answer)}")
+    raise kind(f"{what}: the catalogue answered {answer.status}{_said(answer)}")
 
 
-def _said(answer: httpx.Response) -> str:
+def _said(answer: Answer) -> str:
     """The catalogue's own words, of which there are several shapes, cut short."""
     try:
-        body = answer.json()
+        body = json.loads(answer.body)
     except ValueError:
         return ""
     message = body if isinstance(body, str) else _mapping(body).get("message")
@@ -597,12 +582,12 @@ def _said(answer: httpx.Response) -> str:
     return f": {str(message)[:300]}" if message else ""
 
 
-def _is_unknown_job(answer: httpx.Response) -> bool:
+def _is_unknown_job(answer: Answer) -> bool:
     """An unknown id is a 400 like any other but for its text."""
-    return answer.status_code == 400 and "Invalid job id" in _said(answer)
+    return answer.status == 400 and "Invalid job id" in _said(answer)
 
 
-def _is_of_url_action(answer: httpx.Response) -> bool:
+def _is_of_url_action(answer: Answer) -> bool:
     """Whether it was not SciCat that failed but its call of us: the job is there, and a status is not SciCat's own."""
     said = _said(answer)
     return said.startswith(": A remote URL call failed") or "unable to perform action 'url'" in said
@@ -612,9 +597,9 @@ def _is_v3(prefix: str) -> bool:
     return "v3" in prefix.split("/")
 
 
-def _is_unknown_route(answer: httpx.Response) -> bool:
+def _is_unknown_route(answer: Answer) -> bool:
     """Whether the backend is too old, or the prefix wrong, rather than the thing asked for unknown."""
-    return answer.status_code == 404 and _said(answer).startswith(": Cannot ")
+    return answer.status == 404 and _said(answer).startswith(": Cannot ")
 
 
 def _mapping(value: object) -> dict[str, Any]:

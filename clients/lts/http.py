@@ -1,13 +1,13 @@
 """A long-term store behind public protocols: tus 1.0, HTTP ranges, WebDAV PROPFIND, and the WLCG Tape REST API v1.
 
-Control calls go through aiohttp, bulk bytes through `clients.bulk`. The Tape REST servers in use differ from their
-specification and from each other, so answers are read leniently: what is known to differ is named where it is read.
+Control calls go through `clients.control`, bulk bytes through `clients.bulk`. The Tape REST servers in use differ from
+their specification and from each other, so answers are read leniently: what is known to differ is named where it is
+read.
 """
 
 import base64
 import json
 import re
-import ssl
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -17,11 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-import aiohttp
-from yarl import URL
-
-from clients import telemetry
 from clients.bulk import Answer, ConnectionPool, TransferFailed
+from clients.control import ControlCalls, compact
 from clients.lts.protocol import (
     ChunkRefused,
     FileAbsent,
@@ -41,7 +38,6 @@ from domain.errors import Busy, Damaged, InfrastructureError, Misconfigured, NoS
 _GONE = (404, 410)
 _KEPT = (405, 409, 423)
 _KEPT_BY_ITS_WORDS = re.compile(r"write.?once|worm\b|immutable|retention", re.IGNORECASE)
-_SAFE = ("GET", "HEAD", "OPTIONS", "PROPFIND")
 _ARCHIVEINFO_BATCH = 1000
 """dCache answers at most 10,000 paths of an archiveinfo."""
 _DISCOVERY = "/.well-known/wlcg-tape-rest-api"
@@ -106,11 +102,14 @@ class HttpLongTermStore:
             "max_idle": max_idle,
         }
         self._pool = ConnectionPool(self._origin, **self._pool_options)
-        self._tls = ssl.create_default_context(cafile=ca_file)
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=timeout_s, sock_connect=connect_timeout_s, sock_read=timeout_s
+        self._control = ControlCalls(
+            "lts",
+            TapeUnavailable,
+            ca_file=ca_file,
+            connect_timeout_s=connect_timeout_s,
+            timeout_s=timeout_s,
+            headers={**self._auth, "Accept-Encoding": "identity"},
         )
-        self._session: aiohttp.ClientSession | None = None
 
     # --- LongTermStore ------------------------------------------------------------------------------------------------
 
@@ -119,7 +118,7 @@ class HttpLongTermStore:
         metadata = f"path {base64.b64encode(path.encode()).decode()}"
         headers = {**_TUS, "Upload-Length": str(size_bytes), "Upload-Metadata": metadata}
         what = f"opening an upload of {path!r}"
-        answer = await self._ask(what, "POST", self._origin + self._uploads, headers=headers)
+        answer = await self._control.ask(what, "POST", self._origin + self._uploads, headers=headers)
         _mind_write_once(what, answer)
         if answer.status != 201 or "location" not in answer.headers:
             refuse(what, answer.status, answer.body, answer.headers)
@@ -128,7 +127,7 @@ class HttpLongTermStore:
     async def write_offset(self, upload_id: str, synced: int = 0) -> int:
         """Ask tus for the offset; what is acknowledged is durable."""
         what = "asking for an upload's offset"
-        answer = await self._ask(what, "HEAD", self._upload_url(upload_id), headers=_TUS)
+        answer = await self._control.ask(what, "HEAD", self._upload_url(upload_id), headers=_TUS)
         if answer.status in _GONE:
             raise UploadGone(f"{what}: the upload is unknown")
         if not answer.ok:
@@ -180,7 +179,7 @@ class HttpLongTermStore:
     async def abort(self, upload_id: str) -> None:
         """Terminate a tus upload."""
         what = "aborting an upload"
-        answer = await self._ask(what, "DELETE", self._upload_url(upload_id), headers=_TUS)
+        answer = await self._control.ask(what, "DELETE", self._upload_url(upload_id), headers=_TUS)
         if not answer.ok and answer.status not in _GONE:
             refuse(what, answer.status, answer.body)
 
@@ -228,7 +227,7 @@ class HttpLongTermStore:
     async def delete(self, path: str) -> None:
         """DELETE the file."""
         what = f"deleting {path!r}"
-        answer = await self._ask(what, "DELETE", self._origin + self._file_target(path))
+        answer = await self._control.ask(what, "DELETE", self._origin + self._file_target(path))
         _mind_write_once(what, answer)
         if not answer.ok and answer.status not in _GONE:
             refuse(what, answer.status, answer.body)
@@ -236,8 +235,7 @@ class HttpLongTermStore:
     async def aclose(self) -> None:
         """Close every connection."""
         self._pool.close()
-        if self._session:
-            await self._session.close()
+        await self._control.aclose()
 
     # --- NearlineStore ------------------------------------------------------------------------------------------------
 
@@ -254,7 +252,7 @@ class HttpLongTermStore:
         lifetime = _duration(pin_lifetime)
         files = [{"path": _absolute(path), "diskLifetime": lifetime} for path in paths]
         what = f"requesting a recall of {len(paths)} files"
-        answer = await self._ask(what, "POST", await self._tape("/stage"), body={"files": files})
+        answer = await self._control.ask(what, "POST", await self._tape("/stage"), body={"files": files})
         if not answer.ok:
             refuse(what, answer.status, answer.body, answer.headers)
         recall_id = _mapping(_json(answer.body or b"{}", what)).get("requestId")
@@ -273,7 +271,7 @@ class HttpLongTermStore:
                 prefix cut off is recognised by its end, and one of which it says nothing is still waited for.
         """
         what = "asking for a recall's state"
-        answer = await self._ask(what, "GET", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
+        answer = await self._control.ask(what, "GET", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
         if answer.status in _GONE:
             raise RecallGone(f"{what}: the store does not know it")
         if not answer.ok:
@@ -291,7 +289,7 @@ class HttpLongTermStore:
         """Give the pins back; a path that the store does not take in a request of several is asked for alone."""
         what = f"releasing {len(paths)} files"
         url = await self._tape(f"/release/{quote(recall_id, safe='')}")
-        answer = await self._ask(what, "POST", url, body={"paths": [_absolute(path) for path in paths]})
+        answer = await self._control.ask(what, "POST", url, body={"paths": [_absolute(path) for path in paths]})
         if answer.status == 400 and len(paths) > 1:
             for path in paths:
                 await self.release(recall_id, [path])
@@ -301,7 +299,7 @@ class HttpLongTermStore:
     async def cancel(self, recall_id: str) -> None:
         """Delete a stage request, which cancels what is left of it."""
         what = "cancelling a recall"
-        answer = await self._ask(what, "DELETE", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
+        answer = await self._control.ask(what, "DELETE", await self._tape(f"/stage/{quote(recall_id, safe='')}"))
         if not answer.ok and answer.status not in _GONE:
             refuse(what, answer.status, answer.body)
 
@@ -355,7 +353,7 @@ class HttpLongTermStore:
         body = f'<?xml version="1.0"?><propfind xmlns="DAV:"><prop>{properties}</prop></propfind>'
         headers = {"Depth": depth, "Content-Type": "application/xml"}
         url = self._origin + self._file_target(folder)
-        answer = await self._ask(what, "PROPFIND", url, headers=headers, content=body.encode())
+        answer = await self._control.ask(what, "PROPFIND", url, headers=headers, content=body.encode())
         if answer.status in _GONE:
             return []
         if answer.status != 207:
@@ -378,7 +376,7 @@ class HttpLongTermStore:
             batch = paths[start : start + _ARCHIVEINFO_BATCH]
             what = f"asking where {len(batch)} files are"
             body = {"paths": [_absolute(path) for path in batch]}
-            answer = await self._ask(what, "POST", await self._tape("/archiveinfo"), body=body)
+            answer = await self._control.ask(what, "POST", await self._tape("/archiveinfo"), body=body)
             if not answer.ok:
                 refuse(what, answer.status, answer.body)
             found |= _localities(_json(answer.body, what), batch)
@@ -395,7 +393,7 @@ class HttpLongTermStore:
         elsewhere = f"{parts.scheme}://{parts.netloc}" != self._origin
         pool = ConnectionPool(uri, **self._pool_options) if elsewhere else self._pool
         try:
-            body = _compact({"paths": [_absolute(path)]})
+            body = compact({"paths": [_absolute(path)]})
             headers = {**self._auth, "Content-Type": "application/json"}
             answer = self._bulk(pool, what, "POST", f"{parts.path}/archiveinfo", headers, body=memoryview(body))
         finally:
@@ -407,7 +405,7 @@ class HttpLongTermStore:
 
     async def _tape(self, resource: str) -> str:
         if self._tape_uri is None:
-            answer = await self._ask("looking for the tape API", "GET", self._origin + _DISCOVERY)
+            answer = await self._control.ask("looking for the tape API", "GET", self._origin + _DISCOVERY)
             self._tape_uri = self._discovered(answer.status, answer.body)
         return self._tape_uri + resource
 
@@ -440,53 +438,12 @@ class HttpLongTermStore:
 
     async def _size(self, path: str) -> int | None:
         what = f"looking at {path!r}"
-        answer = await self._ask(what, "HEAD", self._origin + self._file_target(path))
+        answer = await self._control.ask(what, "HEAD", self._origin + self._file_target(path))
         if answer.status in _GONE:
             return None
         if not answer.ok:
             refuse(what, answer.status, b"")
         return _count(answer.headers.get("content-length"), what)
-
-    async def _ask(
-        self,
-        what: str,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        content: bytes | None = None,
-        body: Mapping[str, Any] | None = None,
-    ) -> Answer:
-        """One control call; a question is asked once more when the connection breaks."""
-        headers = dict(headers or {})
-        if body is not None:
-            content, headers["Content-Type"] = _compact(body), "application/json"
-        for attempt in (1, 2):
-            try:
-                with telemetry.calling("lts", method) as call:
-                    async with self._control.request(
-                        method, URL(url, encoded=True), headers=headers, data=content, allow_redirects=False
-                    ) as answer:
-                        said = {name.lower(): value for name, value in answer.headers.items()}
-                        call.status = answer.status
-                        return Answer(answer.status, said, await answer.read())
-            except (aiohttp.ClientError, TimeoutError) as error:
-                if attempt == 2 or method not in _SAFE or isinstance(error, TimeoutError):
-                    raise TapeUnavailable(f"{what}: no answer ({type(error).__name__})") from error
-        raise AssertionError("unreachable")
-
-    @property
-    def _control(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            # Not before there is an event loop.
-            self._session = aiohttp.ClientSession(
-                headers={**self._auth, "Accept-Encoding": "identity"},
-                timeout=self._timeout,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # Servers close idle connections after 5 s; whoever closes first never meets a dead one.
-                connector=aiohttp.TCPConnector(limit=100, keepalive_timeout=3.0, ssl=self._tls),
-            )
-        return self._session
 
     def _bulk(
         self,
@@ -565,10 +522,6 @@ def _count(text: str | None, what: str) -> int:
     if text is None or not text.strip().isdigit():
         raise TapeUnavailable(f"{what}: the answer lacks a number")
     return int(text)
-
-
-def _compact(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _json(body: bytes, what: str) -> object:

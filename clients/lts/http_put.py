@@ -129,7 +129,7 @@ class HttpPutStore(HttpLongTermStore):
         for depth in range(1, len(folders) + 1):
             folder = "/".join(folders[:depth])
             what = f"making the folder {folder!r}"
-            answer = await self._ask(what, "MKCOL", f"{self._origin}{self._file_target(folder)}/")
+            answer = await self._control.ask(what, "MKCOL", f"{self._origin}{self._file_target(folder)}/")
             if answer.status in (401, 429, 503, 507):
                 refuse(what, answer.status, answer.body, answer.headers)
 

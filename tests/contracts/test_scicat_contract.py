@@ -579,7 +579,7 @@ async def test_an_answer_that_does_not_come_in_time(open_catalogue: Open, users:
     pid = users.dataset()
     await catalogue.dataset(pid)
     users.fault("/api/v3/datasets", delay_s=1.5)
-    with pytest.raises(CatalogueUnavailable, match="ReadTimeout"):
+    with pytest.raises(CatalogueUnavailable, match="SocketTimeoutError"):
         await catalogue.dataset(pid)
 
 

@@ -1,14 +1,17 @@
-"""Dates of S3: read as botocore reads them, only sooner."""
+"""What botocore is spared comes out as if it had done it itself."""
 
+import json
+import re
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
 import pytest
+from botocore.session import Session
 from botocore.utils import parse_timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.s3 import moment
+from clients.s3 import ADDRESSED_WITHOUT, moment
 
 moments = st.datetimes(datetime(1970, 1, 1), datetime(2199, 1, 1), timezones=st.just(UTC))
 
@@ -30,3 +33,14 @@ def test_a_date_in_a_header_is_read_as_botocore_reads_it(when: datetime) -> None
 def test_what_is_no_date_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="Invalid"):
         moment(text)
+
+
+def test_no_rule_for_an_address_looks_at_what_is_left_out() -> None:
+    rules = Session().get_component("data_loader").load_service_model("s3", "endpoint-rule-set-1")
+    assert set(ADDRESSED_WITHOUT) < set(rules["parameters"])
+
+    looked_at = set(re.findall(r'"ref": "(\w+)"|{(\w+)', json.dumps(rules["rules"])))
+
+    names = {name for pair in looked_at for name in pair}
+    assert {"Bucket", "Endpoint"} < names
+    assert names.isdisjoint(ADDRESSED_WITHOUT)
