@@ -7,6 +7,7 @@ The worker beats for every activity, each second, from the event loop (`worker/b
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ from typing import TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from domain.polling import delay_s
 from domain.progress import Moved
 
 T = TypeVar("T")
@@ -156,8 +158,8 @@ def not_yet(what: str, *, initial_s: float, longest_s: float, told_s: float = 0)
         longest_s: the longest delay.
         told_s: the other side has asked to wait at least so long.
     """
-    attempt = min(activity.info().attempt, 32)
-    delay = max(min(initial_s * 1.5 ** (attempt - 1), longest_s), told_s)
+    attempt = activity.info().attempt
+    delay = delay_s(attempt, initial_s=initial_s, longest_s=longest_s, told_s=told_s, now_s=time.time())
     return ApplicationError(
         what, type="NotYet", next_retry_delay=timedelta(seconds=delay), category=ApplicationErrorCategory.BENIGN
     )
