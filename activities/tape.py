@@ -540,6 +540,7 @@ def _mind_what_was_told(order: Patience) -> None:
             f"asked to wait for {order.told_s:g} s by the LTS, which refuses since {order.refused_since}",
             initial_s=order.told_s,
             longest_s=order.told_s,
+            told_s=order.told_s,
         )
 
 

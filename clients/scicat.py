@@ -541,8 +541,8 @@ class Catalogue:
             granted = _mapping(self._json(answer, what))
             token = _text(granted, "access_token")
             life_s = _number(granted, "expires_in") or _number(granted, "ttl") or 600
-            if not token:
-                raise CatalogueUnavailable(f"{what}: the answer holds no token")
+            if not _TOKEN.fullmatch(token):
+                raise CatalogueUnavailable(f"{what}: the answer holds no token that can be sent")
             self._token, self._token_number = token, self._token_number + 1
             self._renew_at = asked_at + life_s - _renewal_margin_s(life_s)
             return token, self._token_number

@@ -18,8 +18,8 @@ def delay_s(attempt: int, *, initial_s: float, longest_s: float, told_s: float, 
         told_s: the other side has asked to wait at least so long, 0 if it has not.
         now_s: Unix time.
     """
-    delay = min(initial_s * 1.5 ** (min(attempt, 32) - 1), longest_s)
-    if delay < max(TOGETHER_S, told_s):
-        return max(delay, told_s)
+    delay = max(min(initial_s * 1.5 ** (min(attempt, 32) - 1), longest_s), told_s)
+    if delay < TOGETHER_S:
+        return delay
     whole = round(now_s + delay) - now_s
     return whole if whole >= told_s else whole + 1

@@ -81,8 +81,8 @@ Dial = Callable[[Listener, Path | None], Awaitable[object]]
 
 
 async def scicat(there: Listener, ca_file: Path | None) -> None:
-    client = Catalogue(endpoint=there.url, username="u", password="p", ca_file=ca_file)
-    await client.job("x")
+    async with aclosing(Catalogue(endpoint=there.url, username="u", password="p", ca_file=ca_file)) as client:
+        await client.job("x")
 
 
 async def identity_provider(there: Listener, ca_file: Path | None) -> None:

@@ -96,6 +96,19 @@ async def test_an_error_of_ours_parks_it_and_a_week_later_ends_it_and_leaves_not
     slow.world.assert_nothing_left("p")
 
 
+async def test_two_parked_datablocks_end_together_when_their_time_is_up() -> None:
+    timing = QUICK.model_copy(update={"park_s": 1})
+    async with await dev_server() as server, on_stage(server.client, timing, Limits(blocks=2)) as real:
+        real.world.fail("write_block", final=True)
+        found(real, "p")
+
+        outcome = await (await real.join("p", "1")).ended()
+
+        assert (outcome.status, outcome.error_class) == (Outcome.FAILED, "TapeUnavailable")
+        assert real.world.calls["write_block"] == 2
+        real.world.assert_nothing_left("p")
+
+
 async def test_a_cancel_leaves_all_as_found_whatever_runs(real: Stage) -> None:
     steps = ("look", "move_archive", *STEPS)
     for step in steps:

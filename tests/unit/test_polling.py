@@ -32,7 +32,7 @@ def test_long_delays_end_together_and_near_what_they_would_be(
     plain = min(initial * 1.5 ** (min(attempt, 32) - 1), longest)
     delay = delay_s(attempt, initial_s=initial, longest_s=longest, told_s=0, now_s=now)
     assert delay == plain if plain < TOGETHER_S else (now + delay) % 1 == 0
-    assert abs(delay - plain) <= 0.5
+    assert abs(delay - plain) < 0.5 + 1e-6
 
 
 @given(attempts, delays, delays, delays, moments)
@@ -46,4 +46,4 @@ def test_nobody_is_asked_sooner_than_he_said(
 def test_it_never_comes_sooner_with_more_attempts(initial: float, longest: float, now: float) -> None:
     found = [delay_s(n, initial_s=initial, longest_s=longest, told_s=0, now_s=now) for n in range(1, 40)]
     # Half a second is what the nearest whole one may take away.
-    assert all(later >= sooner - 0.5 for sooner, later in pairwise(found))
+    assert all(later > sooner - 0.5 - 1e-6 for sooner, later in pairwise(found))
