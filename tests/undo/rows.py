@@ -86,12 +86,12 @@ OF_JOBS = {"open_job", "join_datasets", "watch_datasets", "report_job", "finish_
 BEHIND = {COMMIT, "free_dataset"}
 """Steps that come behind the commit point only. Whatever is not named here has to be undone."""
 
-BOTH = {"move_archive", "remove_files"}
+BOTH = {"move_archive", "remove_files", "undo_blocks"}
 """Steps on both sides, so they have two rows."""
 
-UNDO = {"undo_blocks", "unregister_blocks"}
+UNDO = {"unregister_blocks"}
 
-BOTH_AND_UNDO = {"remove_files"}
+BOTH_AND_UNDO = {"remove_files", "undo_blocks"}
 """Before the commit point they belong to an undo."""
 
 CALM = {*UNDO, "release_block", "release_recall", "name_blocks", "deliver_outcome"}

@@ -322,6 +322,11 @@ async def _fresh(scene: Scene) -> Case:
     return await scene.case(await scene.lab.dataset(FILES), FILES)
 
 
+async def _one_block(scene: Scene) -> Case:
+    files = {"movie.tif": FILES["movie1.tif"]}
+    return await scene.case(await scene.lab.dataset(files), files)
+
+
 async def _archive(scene: Scene, case: Case) -> None:
     await scene.submit(case)
 
@@ -393,6 +398,16 @@ async def _park(scene: Scene, case: Case) -> None:
         await handle.signal("retry")
 
 
+async def _damage(scene: Scene, case: Case) -> None:
+    """A bit flips on the LTS before anything is read back."""
+    held = Strike("write_block", Mishap.CANCELLED)
+    case.seen.strikes.append(held)
+    await held.reached.wait()
+    [path] = await scene.lab.on_lts(case.pid)
+    await scene.lab.lts("POST", "/admin/faults", json={"kind": "corrupt_at_rest", "where": "disk", "path": path})
+    held.released.set()
+
+
 async def _on_tape(scene: Scene) -> Case:
     """Archived, and gone from the LTS's cache."""
     case = await _fresh(scene)
@@ -424,6 +439,7 @@ STORIES = {
     "an archive that was cancelled": Story(End.CLEAN, _fresh, _archive, _cancel_at_the_end),
     "the same after another that died": Story(End.CLEAN, _registered_before, _archive, _cancel_at_the_end),
     "an archive that is parked": Story(End.ARCHIVED, _fresh, _archive, _park),
+    "an archive of which a datablock is damaged": Story(End.ARCHIVED, _one_block, _archive, _damage),
     "a retrieval": Story(End.RETRIEVED, _on_tape, _retrieve, _nothing),
     "a retrieval of which one datablock is lost": Story(End.STOPPED, _one_lost, _retrieve, _nothing),
     "a retrieval of single files": Story(End.RETRIEVED, _on_tape, _restore, _nothing),
