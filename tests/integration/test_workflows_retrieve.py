@@ -270,6 +270,7 @@ async def test_a_retrieval_of_many_blocks_stays_far_from_the_limit_of_histories(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 @pytest.mark.fault(
     "two of 6,816 datablocks never come",
     "the others are delivered at once; partial at the deadline of seven days, with the names",
@@ -281,7 +282,8 @@ async def test_two_of_6816_datablocks_that_never_come_hold_nothing_up(slow: Stag
     held = slow.world.dataset("p", blocks=blocks, stuck=stuck)
     dataset = await retrieve(slow)
     await slow.world.until(lambda: len(held.delivered) == blocks - 2, within_s=100)
-    shown = await dataset.phase(Phase.RECALLING)
+    # The workflow still hears of the last thousands, which beside other tests takes its time.
+    shown = await dataset.phase(Phase.RECALLING, within_s=60)
     assert shown.waiting_for == "the LTS to bring 2 datablocks back from tape"
     assert shown.states == {"delivered": blocks - 2, "recalling": 2}
     polls = slow.world.calls["await_recall"]
