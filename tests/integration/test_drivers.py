@@ -131,7 +131,8 @@ async def test_a_share_is_waited_for_archives_goes_on_after_a_kill_and_retrieves
             assert journalled >= 2 * CHUNK
             workers.writer.start()
             with site.s3.hold(is_source, "out", HELD_AT, cut=True) as hold:
-                await reached(hold)
+                # The longer nothing was mounted, the longer is the pause before this try.
+                await reached(hold, within_s=60)
                 assert _upload(share).stat().st_size > journalled
                 await workers.writer.kill()
             site.s3.forget()
