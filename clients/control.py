@@ -51,7 +51,6 @@ class ControlCalls:
         self._timeout = aiohttp.ClientTimeout(
             total=total_timeout_s, connect=timeout_s, sock_connect=connect_timeout_s, sock_read=timeout_s
         )
-        self._timeout_s = timeout_s
         self._headers = headers
         self._session: aiohttp.ClientSession | None = None
 
@@ -106,7 +105,7 @@ class ControlCalls:
         """All of it. aiohttp's own time-out does not come when a chunk is malformed (3.14, measured)."""
         pieces: list[bytes] = []
         while True:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout.sock_read):
                 piece = await stream.readany()
             if not piece:
                 return b"".join(pieces)
