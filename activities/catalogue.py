@@ -133,10 +133,12 @@ class RegisterBlocks(Message):
 
 
 class Registered(Message):
-    """What was registered."""
+    """What was registered, or taken out."""
 
     superseded_key: str = ""
     """State key of the list of archiveIds that were taken out and still lie on the LTS."""
+    archived: bool = False
+    """An undo took nothing out: the plan is committed, and all its datablocks are registered."""
 
 
 class Commit(Message):
@@ -329,13 +331,16 @@ class CatalogueActivities:
     async def unregister_blocks(self, order: RegisterBlocks) -> Registered:
         """Undo of the registration: no datablock of ours stays in the catalogue; never after the commit point.
 
-        A workflow out of an old copy of Temporal's database may not know that it has committed, and the landing zone is
-        freed since: the mark does.
+        A workflow may not know that it has committed, and the landing zone is freed since: one whose last workflow task
+        met a cancel and runs again, or one out of an old copy of Temporal's database. The mark knows.
         """
+        registered = await self._ours(order.pid)
         if await self._state.is_committed(order.pid, order.plan_digest):
             activity.logger.warning("dataset %s is archived: nothing of it is taken back", order.pid)
-            return Registered()
-        registered = await self._ours(order.pid)
+            plan = await self._state.plan(order.pid, order.plan_digest)
+            if not registered.keys() >= set(plan.archive_ids(order.generations)):
+                return Registered()
+            return Registered(superseded_key=await self._take_out(order, registered, keep=True), archived=True)
         return Registered(superseded_key=await self._take_out(order, registered, keep=False))
 
     @activity.defn

@@ -74,6 +74,14 @@ _MOMENTS = {
 }
 
 
+class _Archived(Exception):
+    """What was to be undone is archived."""
+
+    def __init__(self, superseded_key: str) -> None:
+        super().__init__(superseded_key)
+        self.superseded_key = superseded_key
+
+
 @workflow.defn
 class ArchiveDataset(DatasetWorkflow):
     """Moves one dataset from the landing zone to tape; the landing zone is freed last."""
@@ -695,9 +703,12 @@ class ArchiveDataset(DatasetWorkflow):
         """Leave the world as it was found, twice: a zombie's last write or a late POST may come after the first."""
         if self._undo:
             self.enter(Phase.UNDOING)
-            await self._undo.unwind()
-            await workflow.sleep(self.order.timing.second_look_s)
-            await self._undo.unwind()
+            try:
+                await self._undo.unwind()
+                await workflow.sleep(self.order.timing.second_look_s)
+                await self._undo.unwind()
+            except _Archived as archived:
+                return await self._go_forward(end, archived.superseded_key)
         if self._started:
             moment = _MOMENTS.get(end.outcome, ArchiveMoment.FAILURE)
             try:
@@ -709,6 +720,14 @@ class ArchiveDataset(DatasetWorkflow):
             afresh = ArchiveState(subscribers=self.subscribers, paused_by=self.paused_by, shown=self.shown)
             workflow.continue_as_new(self.order.model_copy(update={"state": afresh}))
         return DatasetOutcome(pid=self.order.pid, status=end.outcome, error_class=end.error_class, message=end.message)
+
+    async def _go_forward(self, end: EndDataset, superseded_key: str) -> DatasetOutcome:
+        """It was archived before this workflow knew: the steps on the spot of its last workflow task are forgotten when
+        a cancel meets that task, and not undone.
+        """
+        assert self._looked is not None and self._planned is not None  # noqa: S101, PT018 - pushed after the plan
+        self.too_late(end)
+        return await self._commit_and_free(self._looked, self._planned, superseded_key)
 
     async def _undo_blocks(self) -> None:
         assert self._planned is not None  # noqa: S101 - pushed after the plan
@@ -736,6 +755,8 @@ class ArchiveDataset(DatasetWorkflow):
                 summary="undo: datablocks out of SciCat",
                 calm=True,
             )
+            if taken_out.archived:
+                raise _Archived(taken_out.superseded_key)
             await self._remove_superseded(taken_out.superseded_key, calm=True)
         except EndDataset as gone:
             workflow.logger.warning("dataset %s: nothing to unregister: %s", self.order.pid, gone)

@@ -274,6 +274,13 @@ class DatasetWorkflow:
             return EndDataset(Outcome.CANCELLED, "Cancelled", self._cancelled_by or "an operator cancelled it")
         raise error
 
+    def too_late(self, end: EndDataset) -> None:
+        """It is archived, though it was to end like this: what is left to do is done now, paused or not."""
+        self.committed = True
+        self._ending = self.abandoned = False
+        self._cancelled_by = self.paused_by = ""
+        self._say_too_late(end.message)
+
     async def _tell_all(self, outcome: DatasetOutcome) -> None:
         """Tell every subscriber, late ones too; between the last look and the return nothing is awaited."""
         while waiting := [s for s in self.subscribers if (s.job_id, s.n) not in self._told]:

@@ -1,7 +1,7 @@
 """A SciCat job: joins one workflow per dataset in a bounded window, hears their outcomes, reports once at the end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from temporalio.common import Priority, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityConfig
 
+from workflows import patches
 from workflows.awaiting import signal_each, unless
 
 with workflow.unsafe.imports_passed_through():
@@ -48,6 +49,8 @@ class JobWorkflow:
         self._counts = dict(state.counts)
         self._paused = state.paused
         self._told_pause = state.told_pause
+        self._ended_paused: dict[int, str] = {}
+        """Those of which the end was heard after they were told to pause: they may have heard it before they ended."""
         self._done: dict[int, str] = {n: "" for n in range(state.joined) if n in state.done}
         """Position → outcome, empty where an earlier run heard it."""
         self._pids: dict[int, str] = dict(state.open)
@@ -72,7 +75,9 @@ class JobWorkflow:
         if n not in self._done:
             self._done[n] = outcome
             self._counts[outcome] = self._counts.get(outcome, 0) + 1
-        self._open.pop(n, None)
+        pid = self._open.pop(n, None)
+        if pid and self._told_pause:
+            self._ended_paused[n] = pid
         self._idle.discard(n)
         self._parked.pop(n, None)
         self._show()
@@ -234,6 +239,7 @@ class JobWorkflow:
         finally:
             self._hearing = False
             await workflow.wait(companions)
+            await self._let_go()
         if not self._cancelled and (self._joined < opened.datasets or self._open):
             workflow.continue_as_new(self._order.model_copy(update={"state": self._carry()}))
 
@@ -316,7 +322,19 @@ class JobWorkflow:
         if self._told_pause != self._paused:
             self._told_pause = self._paused
             args = [f"job {self._order.job_id}"] if self._paused else []
-            await self._tell_datasets("pause" if self._paused else "resume", args)
+            await self._tell_datasets(self._open, "pause" if self._paused else "resume", args)
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Resume what has ended while the job is paused, as it may not have ended after all.
+
+        A signal that meets the workflow task in which a dataset tells its end and closes has that task run again, with
+        the signal first: a pause would hold it, and nobody would know, since for this job it is over.
+        """
+        while self._ended_paused:
+            ended, self._ended_paused = self._ended_paused, {}
+            if workflow.patched(patches.RESUME_WHAT_ENDED):
+                await self._tell_datasets(ended, "resume", [])
 
     async def _report_parked(self) -> None:
         """Say in SciCat which dataset waits for a person; when SciCat is away, nothing else waits for it."""
@@ -348,17 +366,17 @@ class JobWorkflow:
     async def _leave(self) -> None:
         """The last job to leave a dataset cancels it; one that has ended without a word never answers."""
         places = list(self._open)
-        answering = await self._tell_datasets("leave", [self._order.job_id])
+        answering = await self._tell_datasets(self._open, "leave", [self._order.job_id])
         for n, answers in zip(places, answering, strict=True):
             if n in self._open and not answers:
                 self.dataset_done(n, Outcome.CANCELLED.value)
 
-    async def _tell_datasets(self, signal: str, args: list[str]) -> list[bool]:
-        """Signal the open datasets, in their order; return which of them are there."""
+    async def _tell_datasets(self, datasets: Mapping[int, str], signal: str, args: list[str]) -> list[bool]:
+        """Signal datasets, given as position → pid, in their order; return which of them are there."""
         order = self._order
         told = [
             dataset_workflow(order.type, pid, order.job_id, restoring=n in self._restoring)
-            for n, pid in self._open.items()
+            for n, pid in datasets.items()
         ]
         return await signal_each(told, signal, [args] * len(told))
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from temporalio import workflow
 
+from workflows import patches
 from workflows.awaiting import all_of
 from workflows.dataset import MAX_RECALLS, DatasetWorkflow, EndDataset, HistoryFull, WaitEnded
 
@@ -17,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.retrieval import (
         RECALL_BATCH,
         AwaitRecall,
+        CopiedBlock,
         CopyBlock,
         LookedRetrieval,
         LookRetrieval,
@@ -65,6 +67,8 @@ class RetrieveDataset(DatasetWorkflow):
         self._ready = deque(state.ready.numbers)
         """Positions that may be read, the next one to be copied first."""
         self._copying: set[int] = set()
+        self._copied: set[int] = set()
+        """Positions that this run has delivered, also if it was cancelled in that moment."""
         self._recalls = {recall_id: set(positions.numbers) for recall_id, positions in state.recalls.items()}
         """Recall → positions that it brings or keeps on disk, and that were not given back yet."""
         self._waiting = (self._open & set[int]().union(*self._recalls.values())).difference(self._ready)
@@ -138,7 +142,13 @@ class RetrieveDataset(DatasetWorkflow):
         """One coroutine asks the LTS, others copy what is online, and one keeps it there for them."""
         self.divisible = True
         copiers = [self._copy_ready(looked) for _ in range(min(self.order.limits.blocks, len(self._open)))]
-        await all_of([self._recall(looked), self._renew_pins(looked), self._yield_pins(looked), *copiers])
+        try:
+            await all_of([self._recall(looked), self._renew_pins(looked), self._yield_pins(looked), *copiers])
+        except asyncio.CancelledError:
+            # With the last copy came a cancel. Its jobs may have been told already, by a workflow task that runs again.
+            if self._open - self._copied or not workflow.patched(patches.COPIED_BEFORE_CANCEL):
+                raise
+            self._open.clear()
         # From here on a cancel comes too late, unless the work goes on in a fresh run.
         self.divisible = False
         self._ending = not self._open
@@ -188,12 +198,18 @@ class RetrieveDataset(DatasetWorkflow):
 
     async def _copy(self, looked: LookedRetrieval, position: int) -> None:
         """Copy one datablock; it is asked for again if its pin ran out before it was read."""
+
+        def keep(copied: CopiedBlock) -> None:
+            if not copied.nearline:
+                self._copied.add(position)
+
         self._block(position, "copying")
         copied = await self.step(
             RestoringActivities.restore_files if self.order.files_of else RetrievalActivities.copy_block,
             CopyBlock(blocks_key=looked.blocks_key, position=position),
             self.policies.transfer(queues.RETRIEVAL, looked.total_bytes),
             summary=f"copy datablock {position + 1} of {looked.blocks}",
+            keep=keep,
         )
         self._block(position, "recalling" if copied.nearline else "delivered", copied.bytes)
         await self._give_back(looked, [position])

@@ -139,6 +139,8 @@ class Held:
     """Recall id → datablocks or positions that it keeps on disk, or will."""
     requested: list[tuple[datetime, Any]] = field(default_factory=list[tuple[datetime, Any]])
     """Recalls, and when the server had them begin."""
+    without_tape: bool = False
+    """It lies on a store on which nothing has to be recalled."""
     stuck: set[int] = field(default_factory=set[int])
     """Positions whose recall does not come."""
     broken: dict[int, int] = field(default_factory=dict[int, int])
@@ -467,7 +469,8 @@ def activities(world: World) -> list[Callable[..., Any]]:
     async def unregister_blocks(order: RegisterBlocks) -> Registered:
         async with world.call("unregister_blocks", order):
             await world.catalogue.datablocks(order.pid)
-            assert not world.held[order.pid].committed
+            if world.held[order.pid].committed:
+                return Registered(archived=True)
             world.held[order.pid].registered.clear()
             return Registered()
 
@@ -522,6 +525,8 @@ def activities(world: World) -> list[Callable[..., Any]]:
     async def request_recall(order: RequestRecall) -> RequestedRecall:
         async with world.call("request_recall", order):
             assert len(order.positions) <= RECALL_BATCH
+            if world.held[order.blocks_key].without_tape:
+                return RequestedRecall()
             recall_id = f"recall-{world.new_id()}"
             world.held[order.blocks_key].requested.append((activity.info().current_attempt_scheduled_time, order))
             world.held[order.blocks_key].pins[recall_id] = set(order.positions.numbers)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.enums.v1 import EventType, IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowHistory
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
@@ -53,6 +53,9 @@ _TYPES = {
 
 _LAST_MOMENTS = 50
 """Tenths of a second."""
+
+_LAST_EVENTS = 20
+"""Of a workflow that is left running, for whoever reads why the test failed."""
 
 _kept: list[Worker] = []
 
@@ -159,7 +162,9 @@ class Stage:
                 await asyncio.sleep(0.1)
                 described = await handle.describe()
             else:
-                left.append(workflow_id)
+                events = (await handle.fetch_history()).events[-_LAST_EVENTS:]
+                told = [EventType.Name(event.event_type).removeprefix("EVENT_TYPE_") for event in events]
+                left.append(f"{workflow_id} (its last events: {', '.join(told)})")
                 await handle.terminate()
                 continue
             first = described.raw_description.workflow_execution_info.first_run_id or described.run_id
@@ -281,7 +286,7 @@ async def on_stage(
                 _kept.extend(workers)
     finally:
         logging.getLogger("temporalio").removeHandler(complaints)
-    assert not left, "a test ends what it has started"
+    assert not left, f"a test ends what it has started: {left}"
     assert not complaints.said, complaints.said
     recorded.keep(histories)
     replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter)

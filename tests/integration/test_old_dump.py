@@ -50,8 +50,10 @@ async def test_what_is_archived_is_not_taken_back_by_a_workflow_that_does_not_kn
 
     await handle.cancel()
 
-    assert (await handle.result())["status"] == "cancelled"
+    assert (await handle.result())["status"] == "archived"
     assert await lab.on_lts(pid) == before
+    life = await lab.lifecycle(pid)
+    assert (life["archiveStatusMessage"], life["retrievable"]) == ("datasetOnArchiveDisk", True)
     await lab.user.set_lifecycle(pid, {"archivable": True})
     again = await lab.ended(await lab.archive(pid))
     assert [dataset["status"] for dataset in again["jobResultObject"]["datasets"]] == ["already_archived"]

@@ -4,6 +4,7 @@
 history is kept for every distinct set of things that happened in it, so the tests' branches are the recorded branches.
 """
 
+import base64
 import gzip
 import hashlib
 import json
@@ -52,7 +53,7 @@ def load(path: Path) -> WorkflowHistory:
 
 
 def features(history: WorkflowHistory) -> set[str]:
-    """What happened: kinds of events, each with the activity, signal, marker or error that it is about."""
+    """What happened: kinds of events, each with the activity, signal, patch or error that it is about."""
     found: set[str] = set()
     for event in history.events:
         kind = event.WhichOneof("attributes") or ""
@@ -67,6 +68,8 @@ def _subjects(attributes: dict[str, Any]) -> set[str]:
         subjects.add(name)
     if name := attributes.get("signalName"):
         subjects.add(name)
+    for payload in attributes.get("details", {}).get("patch-data", {}).get("payloads", ()):
+        subjects.add(json.loads(base64.b64decode(payload["data"]))["id"])
     failure = attributes.get("failure")
     while failure:
         if name := failure.get("applicationFailureInfo", {}).get("type"):

@@ -14,6 +14,7 @@ from temporalio.worker import Replayer
 
 from tests.replay.recorded import FOLDER, features, load
 from worker.build import WORKFLOWS
+from workflows import patches
 
 RECORDED = sorted(FOLDER.glob("*.json.gz"))
 
@@ -54,6 +55,7 @@ def test_what_was_recorded_holds_every_step_signal_and_way_to_end() -> None:
     assert signals <= {name.rpartition(": ")[2] for name in seen if "signaled" in name}
     assert steps <= {name.rpartition(": ")[2] for name in seen if "scheduled" in name}
     assert "marker_recorded_event_attributes" in seen, "steps on the spot"
+    assert set(patches.ALL) <= {name.rpartition(": ")[2] for name in seen if "marker" in name}
     assert ends <= seen
 
 

@@ -37,6 +37,7 @@ class Mishap(StrEnum):
     FAILS = "fails for good"
     MISTAKE = "finds a user's mistake"
     CANCELLED = "is cancelled while it runs"
+    CROSSED = "works on the spot as a cancel comes"
     TWICE = "runs twice"
     LOST = "has worked, but its answer is lost"
 
@@ -74,6 +75,8 @@ class Strike:
         if info.is_local and self.mishap is Mishap.CANCELLED:
             # On the spot nothing is cancelled; what fails there is tried again where it can be.
             return True
+        if self.mishap is Mishap.CROSSED and not info.is_local:
+            return False
         if info.activity_id not in self._calls:
             self._calls.append(info.activity_id)
         place = self._calls.index(info.activity_id) + 1
@@ -97,6 +100,11 @@ class Strike:
                 raise ApplicationError("not on the spot", type="TapeUnavailable")
             case Mishap.CANCELLED:
                 return await self._hold(body)
+            case Mishap.CROSSED:
+                result = await body()
+                self.reached.set()
+                await self.released.wait()
+                return result
             case Mishap.TWICE:
                 with self._no_news():
                     await body()

@@ -79,6 +79,10 @@ class Row:
                 return self.ends if self.behind else stopped
             case Mishap.CANCELLED:
                 return self.ends if self.behind or self.step in LAST_WORDS or self.ends is stopped else stopped
+            case Mishap.CROSSED if self.step not in ON_THE_SPOT:
+                return None
+            case Mishap.CROSSED:
+                return self.ends if self.behind or self.step in ENDS_THE_TASK else stopped
 
 
 OF_JOBS = {"open_job", "join_datasets", "watch_datasets", "report_job", "finish_job"}
@@ -88,6 +92,21 @@ BEHIND = {COMMIT, "free_dataset"}
 
 BOTH = {"move_archive", "remove_files", "undo_blocks"}
 """Steps on both sides, so they have two rows."""
+
+ON_THE_SPOT = {
+    "look",
+    "move_archive",
+    "plan_dataset",
+    "register_blocks",
+    COMMIT,
+    "free_dataset",
+    "deliver_outcome",
+    "move_retrieve",
+}
+"""Steps of small datasets that are tried within a workflow task; `open_block` is only where there is one datablock."""
+
+ENDS_THE_TASK = {"register_blocks", "deliver_outcome"}
+"""Steps behind which everything up to the end is done in the same workflow task, before anybody hears of a cancel."""
 
 UNDO = {"unregister_blocks"}
 

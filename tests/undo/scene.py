@@ -108,6 +108,10 @@ class Scene:
                 elif strike.behind and not of_job:
                     assert "too late, already archived" in progress["note"], progress
                 strike.released.set()
+            case Mishap.CROSSED:
+                # It waits for the end of the workflow task, where the step has its part.
+                await handle.cancel()
+                strike.released.set()
             case _:
                 pass
 

@@ -52,7 +52,7 @@ def cell(row: Row, mishap: Mishap) -> str:
             return f"parked; after `retry` {end}"
         case Mishap.FAILS:
             return _PARKED[end]
-        case Mishap.CANCELLED if end is row.ends:
+        case Mishap.CANCELLED | Mishap.CROSSED if end is row.ends:
             return f"too late: {end}"
         case _:
             return str(end)

@@ -30,8 +30,9 @@ QUICK = {
     "write_block": [Mishap.FAILS, Mishap.CANCELLED],
     "verify_block": [Mishap.TWICE],
     "register_blocks": [Mishap.CANCELLED, Mishap.LOST],
-    "commit": [Mishap.CANCELLED],
+    "commit": [Mishap.CANCELLED, Mishap.CROSSED],
     "free_dataset": [Mishap.FAILS],
+    "deliver_outcome": [Mishap.CROSSED],
     "join_datasets": [Mishap.CANCELLED],
 }
 """What every run of the tests tries, all in the story of a plain archive."""
