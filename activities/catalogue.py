@@ -138,7 +138,7 @@ class Registered(Message):
     superseded_key: str = ""
     """State key of the list of archiveIds that were taken out and still lie on the LTS."""
     archived: bool = False
-    """An undo took nothing out: the plan is committed, and all its datablocks are registered."""
+    """An undo took nothing out: the plan is committed, and its datablocks are those that are registered."""
 
 
 class Commit(Message):
@@ -338,9 +338,10 @@ class CatalogueActivities:
         if await self._state.is_committed(order.pid, order.plan_digest):
             activity.logger.warning("dataset %s is archived: nothing of it is taken back", order.pid)
             plan = await self._state.plan(order.pid, order.plan_digest)
-            if not registered.keys() >= set(plan.archive_ids(order.generations)):
+            if registered.keys() != set(plan.archive_ids(order.generations)):
                 return Registered()
-            return Registered(superseded_key=await self._take_out(order, registered, keep=True), archived=True)
+            key = names.superseded_key(order.pid, order.plan_digest)
+            return Registered(superseded_key=key if await self._state.get_list(key) else "", archived=True)
         return Registered(superseded_key=await self._take_out(order, registered, keep=False))
 
     @activity.defn

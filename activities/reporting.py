@@ -74,10 +74,19 @@ class ReportingActivities:
     async def deliver_outcome(self, order: DeliverOutcome) -> None:
         """Write the outcome under every waiting job, then signal it, once or more; jobs that have ended are past it."""
         for subscriber in order.subscribers:
-            await self._state.put_outcome(subscriber.job_id, subscriber.n, order.outcome)
+            outcome = await self._kept(subscriber, order.outcome)
             job = names.job_workflow(subscriber.job_id)
-            if not await signal_if_running(self._client, job, "dataset_done", subscriber.n, order.outcome.status.value):
-                activity.logger.info("job %s has ended before it heard of %s", subscriber.job_id, order.outcome.pid)
+            if not await signal_if_running(self._client, job, "dataset_done", subscriber.n, outcome.status.value):
+                activity.logger.info("job %s has ended before it heard of %s", subscriber.job_id, outcome.pid)
+
+    async def _kept(self, subscriber: Subscriber, outcome: DatasetOutcome) -> DatasetOutcome:
+        """Keep the outcome for a job's report; what went well stays so, whoever cancels a workflow that forgot it."""
+        if outcome.status is Outcome.CANCELLED:
+            [before] = await self._state.outcomes(subscriber.job_id, [subscriber.n])
+            if before and before.status in GOOD:
+                return before
+        await self._state.put_outcome(subscriber.job_id, subscriber.n, outcome)
+        return outcome
 
     @activity.defn
     async def finish_job(self, order: FinishJob) -> FinishedJob:

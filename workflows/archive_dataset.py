@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -705,10 +706,12 @@ class ArchiveDataset(DatasetWorkflow):
             self.enter(Phase.UNDOING)
             try:
                 await self._undo.unwind()
-                await workflow.sleep(self.order.timing.second_look_s)
-                await self._undo.unwind()
             except _Archived as archived:
                 return await self._go_forward(end, archived.superseded_key)
+            await workflow.sleep(self.order.timing.second_look_s)
+            # What a zombie has committed meanwhile is off the LTS: the next look at the dataset says so.
+            with suppress(_Archived):
+                await self._undo.unwind()
         if self._started:
             moment = _MOMENTS.get(end.outcome, ArchiveMoment.FAILURE)
             try:

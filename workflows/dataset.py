@@ -81,6 +81,8 @@ class DatasetWorkflow:
         self.bytes_before = 0
         """Done by earlier runs of the same work."""
         self.subscribers: tuple[Subscriber, ...] = carried.subscribers
+        self._gone: list[Subscriber] = []
+        """Those that left."""
         self._told: set[tuple[str, int]] = set()
         self.paused_by = carried.paused_by
         self.divisible = False
@@ -135,6 +137,7 @@ class DatasetWorkflow:
             return
         left = [s for s in self.subscribers if s.job_id == job_id]
         self.subscribers = tuple(s for s in self.subscribers if s.job_id != job_id)
+        self._gone += left
         self._name_jobs()
         self._leaving = asyncio.create_task(
             signal_each(
@@ -155,10 +158,11 @@ class DatasetWorkflow:
         self._show()
 
     @workflow.signal
-    def resume(self) -> None:
-        """Go on after a pause."""
-        self.paused_by = ""
-        self._show()
+    def resume(self, paused_by: str = "") -> None:
+        """Go on after a pause, whoever's it was, or only after that of somebody."""
+        if paused_by in ("", self.paused_by):
+            self.paused_by = ""
+            self._show()
 
     @workflow.signal
     def retry(self) -> None:
@@ -275,11 +279,15 @@ class DatasetWorkflow:
         raise error
 
     def too_late(self, end: EndDataset) -> None:
-        """It is archived, though it was to end like this: what is left to do is done now, paused or not."""
+        """It is archived, though it was to end like this: what is left to do is done now, paused or not.
+
+        Jobs that left before this was known hear the truth too.
+        """
         self.committed = True
         self._ending = self.abandoned = False
+        self._say_too_late(self._cancelled_by or f"it was to end as {end.outcome.value}")
         self._cancelled_by = self.paused_by = ""
-        self._say_too_late(end.message)
+        self.subscribers = tuple(dict.fromkeys((*self.subscribers, *self._gone)))
 
     async def _tell_all(self, outcome: DatasetOutcome) -> None:
         """Tell every subscriber, late ones too; between the last look and the return nothing is awaited."""

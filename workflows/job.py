@@ -321,7 +321,7 @@ class JobWorkflow:
         """Tell the open datasets what the job was told."""
         if self._told_pause != self._paused:
             self._told_pause = self._paused
-            args = [f"job {self._order.job_id}"] if self._paused else []
+            args = [self._me] if self._paused else []
             await self._tell_datasets(self._open, "pause" if self._paused else "resume", args)
         await self._let_go()
 
@@ -334,7 +334,12 @@ class JobWorkflow:
         while self._ended_paused:
             ended, self._ended_paused = self._ended_paused, {}
             if workflow.patched(patches.RESUME_WHAT_ENDED):
-                await self._tell_datasets(ended, "resume", [])
+                await self._tell_datasets(ended, "resume", [self._me])
+
+    @property
+    def _me(self) -> str:
+        """Who pauses a dataset that this job pauses."""
+        return f"job {self._order.job_id}"
 
     async def _report_parked(self) -> None:
         """Say in SciCat which dataset waits for a person; when SciCat is away, nothing else waits for it."""

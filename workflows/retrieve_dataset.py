@@ -67,8 +67,8 @@ class RetrieveDataset(DatasetWorkflow):
         self._ready = deque(state.ready.numbers)
         """Positions that may be read, the next one to be copied first."""
         self._copying: set[int] = set()
-        self._copied: set[int] = set()
-        """Positions that this run has delivered, also if it was cancelled in that moment."""
+        self._copied: dict[int, int] = {}
+        """Position → bytes, of those that this run has delivered, also if it was cancelled in that moment."""
         self._recalls = {recall_id: set(positions.numbers) for recall_id, positions in state.recalls.items()}
         """Recall → positions that it brings or keeps on disk, and that were not given back yet."""
         self._waiting = (self._open & set[int]().union(*self._recalls.values())).difference(self._ready)
@@ -146,8 +146,11 @@ class RetrieveDataset(DatasetWorkflow):
             await all_of([self._recall(looked), self._renew_pins(looked), self._yield_pins(looked), *copiers])
         except asyncio.CancelledError:
             # With the last copy came a cancel. Its jobs may have been told already, by a workflow task that runs again.
-            if self._open - self._copied or not workflow.patched(patches.COPIED_BEFORE_CANCEL):
+            if self._open - self._copied.keys() or not workflow.patched(patches.COPIED_BEFORE_CANCEL):
                 raise
+            self._cancelled_by = ""
+            for position in self._open:
+                self._block(position, "delivered", self._copied[position])
             self._open.clear()
         # From here on a cancel comes too late, unless the work goes on in a fresh run.
         self.divisible = False
@@ -201,7 +204,7 @@ class RetrieveDataset(DatasetWorkflow):
 
         def keep(copied: CopiedBlock) -> None:
             if not copied.nearline:
-                self._copied.add(position)
+                self._copied[position] = copied.bytes
 
         self._block(position, "copying")
         copied = await self.step(

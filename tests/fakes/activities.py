@@ -470,7 +470,7 @@ def activities(world: World) -> list[Callable[..., Any]]:
         async with world.call("unregister_blocks", order):
             await world.catalogue.datablocks(order.pid)
             if world.held[order.pid].committed:
-                return Registered(archived=True)
+                return Registered(archived=bool(world.held[order.pid].registered))
             world.held[order.pid].registered.clear()
             return Registered()
 
@@ -491,8 +491,10 @@ def activities(world: World) -> list[Callable[..., Any]]:
     @activity.defn(name="free_dataset")
     async def free_dataset(order: FreeDataset) -> Freed:
         async with world.call("free_dataset", order):
-            assert world.held[order.pid].committed
-            world.held[order.pid].landed = False
+            held = world.held[order.pid]
+            assert held.committed
+            assert held.registered <= held.lts, "freed what is not on the LTS"
+            held.landed = False
             return Freed()
 
     @activity.defn(name="undo_blocks")
