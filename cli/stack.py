@@ -33,6 +33,28 @@ OURS = ("api", *WORKERS)
 ALL_SERVICES = (*SERVERS, *OURS)
 """Every process of the stack by name; the order is the one in which they are shown."""
 
+TEMPORAL_SETTINGS = tuple(
+    argument
+    for key, value in {
+        # Fairness between groups and more than ten updates in flight are off by default. Groups take turns within each
+        # partition of a queue.
+        "matching.enableFairness": "true",
+        "matching.numTaskqueueReadPartitions": "1",
+        "matching.numTaskqueueWritePartitions": "1",
+        "history.maxInFlightUpdates": "200",
+        # The default is 20 looks a second at each shard's queue, and the dev server has a single shard: after a short
+        # burst every step waits for the next 50 ms (server 1.32, measured: 10 steps in 0.55 s instead of 0.10 s).
+        "history.transferProcessorMaxPollRPS": "1000",
+        "history.timerProcessorMaxPollRPS": "1000",
+        # By default a timer or a retry comes up to a second late (server 1.32, measured: ten retries after 20 to 50 ms
+        # each and five sleeps of 50 ms took 15 s, and now take one).
+        "history.timerProcessorMaxTimeShift": '"10ms"',
+    }.items()
+    for argument in ("--dynamic-config-value", f"{key}={value}")
+)
+"""Arguments of `temporal server start-dev` that set how the server works; some are production's too
+(`deploy/temporal/dynamic.yaml`)."""
+
 START_TIMEOUT_S = 90.0
 _ASK_EVERY_S = 0.05
 _LISTENERS = {
@@ -377,20 +399,12 @@ def bring_down(folder: Path, *, grace_s: float = 40) -> bool:
 
 def _temporal_command(ports: Ports, database: Path) -> list[str]:
     # WAL without sync: three times the pace; a power cut may cost the file, a `kill -9` does not.
-    # Fairness between groups and more than ten updates in flight are off by default.
     return [
         *(str(binaries.temporal()), "server", "start-dev"),
         *("--ip", HOST, "--port", str(ports.temporal), "--ui-port", str(ports.temporal_ui)),
         *("--ui-disable-news-fetch", "--namespace", "default", "--db-filename", str(database)),
         *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=OFF"),
-        *("--dynamic-config-value", "matching.enableFairness=true"),
-        # Groups take turns within each partition of a queue.
-        *("--dynamic-config-value", "matching.numTaskqueueReadPartitions=1"),
-        *("--dynamic-config-value", "matching.numTaskqueueWritePartitions=1"),
-        *("--dynamic-config-value", "history.maxInFlightUpdates=200"),
-        # The default is 20 looks a second at each shard's task queue, and the dev server has a single shard: after a
-        # short burst every step waits for the next 50 ms (server 1.32, measured: 10 steps in 0.55 s instead of 0.10 s).
-        *("--dynamic-config-value", "history.transferProcessorMaxPollRPS=1000"),
+        *TEMPORAL_SETTINGS,
         *("--log-level", "warn"),
     ]
 

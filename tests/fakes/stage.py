@@ -23,6 +23,7 @@ from temporalio.worker import Replayer, Worker
 
 from activities.reporting import FinishedJob
 from cli import binaries
+from cli.stack import TEMPORAL_SETTINGS
 from domain import names
 from domain.lifecycle import JobType
 from domain.orders import DatasetOrder, FilesOf, JobOrder, Limits, Subscriber, Timing, Writing
@@ -314,10 +315,10 @@ async def skipping() -> AsyncGenerator[WorkflowEnvironment]:
 
 
 async def dev_server(*arguments: str) -> WorkflowEnvironment:
-    """A real server in memory; stop it with `shutdown`."""
+    """A real server in memory, set as the local stack's; stop it with `shutdown`."""
     return await WorkflowEnvironment.start_local(  # pyright: ignore[reportUnknownMemberType] - typed so by the SDK
         dev_server_existing_path=str(binaries.temporal()),
-        dev_server_extra_args=list(arguments),
+        dev_server_extra_args=[*TEMPORAL_SETTINGS, *arguments],
         data_converter=pydantic_data_converter,
         search_attributes=search_attributes.ALL,
     )

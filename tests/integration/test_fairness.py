@@ -17,14 +17,6 @@ from domain.priority import MAX_FAIRNESS_KEY_BYTES, Urgency, fairness_key
 from tests.fakes.stage import QUICK, Stage, dev_server, on_stage
 from workflows import queues
 
-FAIR = (
-    *("--dynamic-config-value", "matching.enableFairness=true"),
-    # Turns are taken within each partition of a queue.
-    *("--dynamic-config-value", "matching.numTaskqueueReadPartitions=1"),
-    *("--dynamic-config-value", "matching.numTaskqueueWritePartitions=1"),
-)
-"""As the local stack starts the server."""
-
 A_HANDFUL = 8
 """Tasks of the busy group that may go before the other's: the server has taken some out of its backlog already."""
 
@@ -49,7 +41,7 @@ async def queued(stage: Stage, count: int) -> None:
 @pytest.mark.parametrize("many", [50, 200])
 async def test_a_group_with_one_datablock_does_not_wait_for_all_of_another_groups(many: int) -> None:
     limits, slots = Limits(blocks=many), {queues.ARCHIVAL: 1}
-    async with await dev_server(*FAIR) as server, on_stage(server.client, QUICK, limits, slots) as stage:
+    async with await dev_server() as server, on_stage(server.client, QUICK, limits, slots) as stage:
         stage.world.job("busy", "a", group="busy")
         stage.world.held["a"].blocks = many
         stage.world.job("other", "b", group="other")
