@@ -33,27 +33,26 @@ OURS = ("api", *WORKERS)
 ALL_SERVICES = (*SERVERS, *OURS)
 """Every process of the stack by name; the order is the one in which they are shown."""
 
-TEMPORAL_SETTINGS = tuple(
-    argument
-    for key, value in {
-        # Fairness between groups and more than ten updates in flight are off by default. Groups take turns within each
-        # partition of a queue.
-        "matching.enableFairness": "true",
-        "matching.numTaskqueueReadPartitions": "1",
-        "matching.numTaskqueueWritePartitions": "1",
-        "history.maxInFlightUpdates": "200",
-        # The default is 20 looks a second at each shard's queue, and the dev server has a single shard: after a short
-        # burst every step waits for the next 50 ms (server 1.32, measured: 10 steps in 0.55 s instead of 0.10 s).
-        "history.transferProcessorMaxPollRPS": "1000",
-        "history.timerProcessorMaxPollRPS": "1000",
-        # By default a timer or a retry comes up to a second late (server 1.32, measured: ten retries after 20 to 50 ms
-        # each and five sleeps of 50 ms took 15 s, and now take one).
-        "history.timerProcessorMaxTimeShift": '"10ms"',
-    }.items()
-    for argument in ("--dynamic-config-value", f"{key}={value}")
-)
-"""Arguments of `temporal server start-dev` that set how the server works; some are production's too
-(`deploy/temporal/dynamic.yaml`)."""
+TEMPORAL_FEATURES = {
+    # Off by default. Groups take turns within each partition of a queue.
+    "matching.enableFairness": "true",
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+    # By default ten at a time for each workflow.
+    "history.maxInFlightUpdates": "200",
+}
+"""How the server has to work, production's too (`deploy/temporal/dynamic.yaml`)."""
+
+TEMPORAL_PACE = {
+    # The default is 20 looks a second at each shard's queue, and the dev server has a single shard: after a short burst
+    # every step waits for the next 50 ms (server 1.32, measured: 10 steps in 0.55 s instead of 0.10 s).
+    "history.transferProcessorMaxPollRPS": "1000",
+    "history.timerProcessorMaxPollRPS": "1000",
+    # By default a timer or a retry comes up to a second late (server 1.32, measured: ten retries after 20 to 50 ms each
+    # and five sleeps of 50 ms took 15 s, and now take one).
+    "history.timerProcessorMaxTimeShift": '"10ms"',
+}
+"""What lets a dev server, which has one shard and one clock, do everything when it is due."""
 
 START_TIMEOUT_S = 90.0
 _ASK_EVERY_S = 0.05
@@ -397,6 +396,11 @@ def bring_down(folder: Path, *, grace_s: float = 40) -> bool:
     return was_running
 
 
+def temporal_settings(settings: Mapping[str, str]) -> list[str]:
+    """Arguments of `temporal server start-dev` that set dynamic configuration."""
+    return [argument for key, value in settings.items() for argument in ("--dynamic-config-value", f"{key}={value}")]
+
+
 def _temporal_command(ports: Ports, database: Path) -> list[str]:
     # WAL without sync: three times the pace; a power cut may cost the file, a `kill -9` does not.
     return [
@@ -404,7 +408,7 @@ def _temporal_command(ports: Ports, database: Path) -> list[str]:
         *("--ip", HOST, "--port", str(ports.temporal), "--ui-port", str(ports.temporal_ui)),
         *("--ui-disable-news-fetch", "--namespace", "default", "--db-filename", str(database)),
         *("--sqlite-pragma", "journal_mode=WAL", "--sqlite-pragma", "synchronous=OFF"),
-        *TEMPORAL_SETTINGS,
+        *temporal_settings(TEMPORAL_FEATURES | TEMPORAL_PACE),
         *("--log-level", "warn"),
     ]
 

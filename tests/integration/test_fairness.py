@@ -11,6 +11,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 
 from api.gateway import Gateway
+from cli.stack import TEMPORAL_FEATURES
 from domain.lifecycle import JobType
 from domain.orders import JobOrder, Limits
 from domain.priority import MAX_FAIRNESS_KEY_BYTES, Urgency, fairness_key
@@ -41,7 +42,7 @@ async def queued(stage: Stage, count: int) -> None:
 @pytest.mark.parametrize("many", [50, 200])
 async def test_a_group_with_one_datablock_does_not_wait_for_all_of_another_groups(many: int) -> None:
     limits, slots = Limits(blocks=many), {queues.ARCHIVAL: 1}
-    async with await dev_server() as server, on_stage(server.client, QUICK, limits, slots) as stage:
+    async with await dev_server(TEMPORAL_FEATURES) as server, on_stage(server.client, QUICK, limits, slots) as stage:
         stage.world.job("busy", "a", group="busy")
         stage.world.held["a"].blocks = many
         stage.world.job("other", "b", group="other")

@@ -7,7 +7,6 @@ import pytest
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
-from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from api.gateway import Gateway, NoSuchPage
@@ -17,7 +16,7 @@ from domain.orders import DatasetOrder
 from domain.progress import DatasetProgress
 from domain.steering import Verb
 from tests.fakes.activities import World, activities
-from tests.fakes.stage import QUICK, Stage, dev_server, on_stage
+from tests.fakes.stage import QUICK, Stage, namespace, on_stage
 from tests.lab import eventually
 from worker.build import WORKFLOWS
 from workflows import queues
@@ -27,20 +26,20 @@ ODD = '20.500/it\'s "odd"'
 
 
 @pytest.fixture
-async def server() -> AsyncGenerator[WorkflowEnvironment]:
-    async with await dev_server() as server:
-        yield server
+async def client() -> AsyncGenerator[Client]:
+    async with namespace() as client:
+        yield client
 
 
 @pytest.fixture
-async def stage(server: WorkflowEnvironment) -> AsyncGenerator[Stage]:
-    async with on_stage(server.client, QUICK) as stage:
+async def stage(client: Client) -> AsyncGenerator[Stage]:
+    async with on_stage(client, QUICK) as stage:
         yield stage
 
 
 @pytest.fixture
-def gateway(server: WorkflowEnvironment) -> Gateway:
-    return Gateway(server.client)
+def gateway(client: Client) -> Gateway:
+    return Gateway(client)
 
 
 async def attributes_of(handle: WorkflowHandle[Any, Any]) -> dict[str, Any]:
@@ -326,9 +325,9 @@ async def start_archive(client: Client, pid: str) -> None:
 
 
 async def test_without_a_worker_it_is_said_so_and_what_is_told_counts_when_one_comes(
-    server: WorkflowEnvironment, gateway: Gateway
+    client: Client, gateway: Gateway
 ) -> None:
-    await start_archive(server.client, "a")
+    await start_archive(client, "a")
     [shown] = await gateway.dataset("a")
     assert (shown.phase, shown.note) == ("planning", "no worker polls the queue control")
     steered = await gateway.steer_dataset("a", Verb.PAUSE, "nadia")
@@ -336,7 +335,7 @@ async def test_without_a_worker_it_is_said_so_and_what_is_told_counts_when_one_c
     assert steered.acted == (names.archive_workflow("a"),)
     assert steered.datasets[0].note == "no worker polls the queue control"
 
-    async with on_stage(server.client, QUICK) as stage:
+    async with on_stage(client, QUICK) as stage:
         stage.world.dataset("a")
         dataset = stage.archiving("a")
         assert (await dataset.phase(Phase.PAUSED)).paused_by == "nadia"
@@ -344,12 +343,12 @@ async def test_without_a_worker_it_is_said_so_and_what_is_told_counts_when_one_c
         assert (await dataset.ended()).status == "archived"
 
 
-async def test_a_step_that_no_worker_takes_is_named(server: WorkflowEnvironment, gateway: Gateway) -> None:
+async def test_a_step_that_no_worker_takes_is_named(client: Client, gateway: Gateway) -> None:
     """The control worker runs, that of the queue for writing does not."""
-    world = World(server.client)
+    world = World(client)
     world.dataset("a")
-    async with Worker(server.client, task_queue=queues.CONTROL, workflows=WORKFLOWS, activities=activities(world)):
-        await start_archive(server.client, "a")
+    async with Worker(client, task_queue=queues.CONTROL, workflows=WORKFLOWS, activities=activities(world)):
+        await start_archive(client, "a")
 
         async def noted() -> DatasetProgress | None:
             [shown] = await gateway.dataset("a")
@@ -361,5 +360,5 @@ async def test_a_step_that_no_worker_takes_is_named(server: WorkflowEnvironment,
         steered = await gateway.steer_dataset("a", Verb.CANCEL, "")
         assert steered
         assert steered.datasets[0].cancelled_by == "an operator cancelled it"
-        await server.client.get_workflow_handle(names.archive_workflow("a")).result()
+        await client.get_workflow_handle(names.archive_workflow("a")).result()
         world.assert_nothing_left("a")

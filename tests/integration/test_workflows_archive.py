@@ -9,7 +9,7 @@ from activities.tape import Refusal
 from domain.lifecycle import Outcome, Phase
 from domain.orders import Limits, Subscriber, Timing, VerifyPolicy, Writing
 from tests.fakes.activities import Held
-from tests.fakes.stage import QUICK, Dataset, Stage, dev_server, on_stage, skipping
+from tests.fakes.stage import QUICK, Dataset, Stage, namespace, on_stage, skipping
 
 STEPS = ("plan_dataset", "open_block", "write_block", "verify_block", "await_tape", "register_blocks")
 """Those that may fail before the commit point."""
@@ -33,7 +33,7 @@ async def stage() -> AsyncGenerator[Stage]:
 @pytest.fixture
 async def real() -> AsyncGenerator[Stage]:
     """As `stage`, but timers take a second; the other server chokes on a cancel that crosses its activity's end."""
-    async with await dev_server() as server, on_stage(server.client, QUICK, Limits(blocks=2)) as stage:
+    async with namespace() as client, on_stage(client, QUICK, Limits(blocks=2)) as stage:
         yield stage
 
 
@@ -98,7 +98,7 @@ async def test_an_error_of_ours_parks_it_and_a_week_later_ends_it_and_leaves_not
 
 async def test_two_parked_datablocks_end_together_when_their_time_is_up() -> None:
     timing = QUICK.model_copy(update={"park_s": 1})
-    async with await dev_server() as server, on_stage(server.client, timing, Limits(blocks=2)) as real:
+    async with namespace() as client, on_stage(client, timing, Limits(blocks=2)) as real:
         real.world.fail("write_block", final=True)
         found(real, "p")
 

@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.client import WorkflowHandle
 
 from domain.lifecycle import JobStatus, JobType, Outcome, Phase
-from tests.fakes.stage import QUICK, Dataset, Stage, dev_server, on_stage
+from tests.fakes.stage import QUICK, Dataset, Stage, namespace, on_stage
 from tests.lab import eventually
 from worker import bounding
 
@@ -27,7 +27,7 @@ PATIENT_S = 4
 async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Stage]:
     monkeypatch.setattr(bounding, "SPOT_S", PATIENT_S)
     timing = QUICK.model_copy(update={"second_look_s": 1})
-    async with await dev_server() as server, on_stage(server.client, timing) as stage:
+    async with namespace() as client, on_stage(client, timing) as stage:
         yield stage
 
 

@@ -9,7 +9,7 @@ from temporalio.client import WorkflowExecutionStatus
 from clients.scicat import JobDataset
 from domain.lifecycle import JobStatus, JobType, Outcome, Phase
 from domain.orders import Limits
-from tests.fakes.stage import QUICK, Stage, dev_server, on_stage, skipping
+from tests.fakes.stage import QUICK, Stage, dev_server, namespace, on_stage, skipping
 from tests.lab import eventually
 from workflows import search_attributes as attributes
 
@@ -18,7 +18,7 @@ SEVEN = tuple("abcdefg")
 
 @pytest.fixture
 async def stage() -> AsyncGenerator[Stage]:
-    async with await dev_server() as server, on_stage(server.client, QUICK, Limits(window=2)) as stage:
+    async with namespace() as client, on_stage(client, QUICK, Limits(window=2)) as stage:
         yield stage
 
 
@@ -34,7 +34,7 @@ async def patient() -> AsyncGenerator[Stage]:
 async def impatient() -> AsyncGenerator[Stage]:
     """Other steps than a job's are parked after a second."""
     timing = QUICK.model_copy(update={"retry_s": 1})
-    async with await dev_server() as server, on_stage(server.client, timing) as stage:
+    async with namespace() as client, on_stage(client, timing) as stage:
         yield stage
 
 
@@ -291,8 +291,8 @@ async def test_the_report_is_sent_however_long_scicat_is_away(impatient: Stage) 
 
 async def test_continue_as_new_keeps_everything() -> None:
     """With a server that suggests it after a few dozen events, for jobs and datasets alike."""
-    limit = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=60")
-    async with await dev_server(*limit) as server, on_stage(server.client, QUICK, Limits(window=3, blocks=2)) as stage:
+    limit = {"limit.historyCount.suggestContinueAsNew": "60"}
+    async with await dev_server(limit) as server, on_stage(server.client, QUICK, Limits(window=3, blocks=2)) as stage:
         scicat = stage.world.job("1", *SEVEN, *"hijklm", "b")
         stage.world.dataset("a", blocks=12, damaged={3: 1, 11: 1})
         stage.world.fail("write_block:d", "NoSpace", times=1, final=True)

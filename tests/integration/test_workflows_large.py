@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from domain.lifecycle import Outcome
-from tests.fakes.stage import QUICK, Stage, dev_server, on_stage
+from tests.fakes.stage import QUICK, Stage, namespace, on_stage
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -15,7 +15,7 @@ MOST_EVENTS = 51_200
 
 @pytest.fixture
 async def stage() -> AsyncGenerator[Stage]:
-    async with await dev_server() as server, on_stage(server.client, QUICK) as stage:
+    async with namespace() as client, on_stage(client, QUICK) as stage:
         yield stage
 
 

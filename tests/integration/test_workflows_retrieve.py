@@ -7,7 +7,7 @@ import pytest
 
 from domain.lifecycle import JobType, Outcome, Phase
 from domain.orders import FilesOf, Limits, Timing
-from tests.fakes.stage import QUICK, Dataset, Stage, dev_server, on_stage, skipping
+from tests.fakes.stage import QUICK, Dataset, Stage, namespace, on_stage, skipping
 
 RETRIEVE = JobType.RETRIEVE
 FILES = FilesOf(job_id="1", n=0)
@@ -23,7 +23,7 @@ async def stage() -> AsyncGenerator[Stage]:
 @pytest.fixture
 async def real() -> AsyncGenerator[Stage]:
     """A server that bears a cancel which crosses its activity's end."""
-    async with await dev_server() as server, on_stage(server.client, QUICK, Limits(blocks=3)) as stage:
+    async with namespace() as client, on_stage(client, QUICK, Limits(blocks=3)) as stage:
         yield stage
 
 

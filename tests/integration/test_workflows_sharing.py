@@ -6,12 +6,12 @@ import pytest
 
 from domain.lifecycle import JobStatus, Outcome, Phase
 from domain.orders import Limits, Subscriber
-from tests.fakes.stage import QUICK, Stage, dev_server, on_stage
+from tests.fakes.stage import QUICK, Stage, namespace, on_stage
 
 
 @pytest.fixture
 async def stage() -> AsyncGenerator[Stage]:
-    async with await dev_server() as server, on_stage(server.client, QUICK) as stage:
+    async with namespace() as client, on_stage(client, QUICK) as stage:
         yield stage
 
 
@@ -201,7 +201,7 @@ async def test_a_job_that_joins_a_parked_dataset_says_so_in_scicat(stage: Stage)
 
 
 async def test_search_attributes_find_datasets_by_every_job_and_by_phase() -> None:
-    async with await dev_server() as server, on_stage(server.client, QUICK, Limits(window=1)) as stage:
+    async with namespace() as client, on_stage(client, QUICK, Limits(window=1)) as stage:
 
         async def matching(query: str) -> set[str]:
             return {found.id async for found in stage.client.list_workflows(query)}

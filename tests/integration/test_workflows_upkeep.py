@@ -18,7 +18,7 @@ from tests.replay import recorded
 from workflows import queues
 from workflows.upkeep import ConsistencyReport, ExpireRetrieved, Expiry, Reporting, SweepRetrieved
 
-SHORT = ("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=30")
+SHORT = {"limit.historyCount.suggestContinueAsNew": "30"}
 """Histories after which the server asks for a fresh run: some four steps."""
 
 PAGES = 8
@@ -54,7 +54,7 @@ async def test_an_expiry_of_many_pages_goes_on_in_fresh_runs() -> None:
         asked.append(order.after)
         return ExpiredPage(after=str(len(asked)) if len(asked) < PAGES else "", looked=10, removed=1)
 
-    async with await dev_server(*SHORT) as server:
+    async with await dev_server(SHORT) as server:
         done, runs = await carry_out(server, [expire_page], ExpireRetrieved.run, Expiry())
     assert done == Expiry(looked=10 * PAGES, removed=PAGES)
     assert asked == ["", *map(str, range(1, PAGES))]
@@ -89,7 +89,7 @@ async def test_a_report_of_many_pages_is_one_report() -> None:
         closed.append(order)
         return ClosedReport(key=order.report, counts={Inconsistency.ORPHAN: 1})
 
-    async with await dev_server(*SHORT) as server:
+    async with await dev_server(SHORT) as server:
         result, runs = await carry_out(server, [check_page, close_report], ConsistencyReport.run, Reporting())
     assert [order.page for order in asked] == [*range(len(asked))]
     assert [order.source for order in asked[:: PAGES // 2]] == [*Source]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.testing import WorkflowEnvironment
 
 from api import uploads
 from cli.ports import Ports
@@ -23,7 +22,7 @@ from domain.errors import (
 )
 from domain.reservations import GIB, TB, Claim
 from domain.uploads import FinalizedUpload, FinalizeUpload, UploadEnd, UploadPhase
-from tests.fakes.stage import dev_server, skipping
+from tests.fakes.stage import dev_server, namespace, skipping
 from tests.fakes.uploads import front
 from tests.lab import eventually
 from workflows import queues
@@ -37,18 +36,18 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture
-async def server() -> AsyncGenerator[WorkflowEnvironment]:
+async def client() -> AsyncGenerator[Client]:
     """A server that was told nothing: it takes 10 updates at a time for each workflow."""
-    async with await dev_server() as server:
-        yield server
+    async with namespace() as client:
+        yield client
 
 
 # Admission
 
 
-async def test_of_fifty_at_once_exactly_as_many_get_room_as_there_is(server: WorkflowEnvironment) -> None:
+async def test_of_fifty_at_once_exactly_as_many_get_room_as_there_is(client: Client) -> None:
     pids = [f"20.500/{n}" for n in range(50)]
-    async with front(server.client, *pids, **ROOM_FOR_20) as here:
+    async with front(client, *pids, **ROOM_FOR_20) as here:
         api = here.api()
         answers = await asyncio.gather(*(api.request(pid, 0) for pid in pids))
         assert answers.count(True) == 20
@@ -72,10 +71,10 @@ async def test_of_fifty_at_once_exactly_as_many_get_room_as_there_is(server: Wor
 
 
 async def test_processes_that_share_what_the_server_takes_at_a_time_have_no_errors(
-    server: WorkflowEnvironment,
+    client: Client,
 ) -> None:
     pids = [f"20.500/{n}" for n in range(60)]
-    async with front(server.client, **ROOM_FOR_20) as here:
+    async with front(client, **ROOM_FOR_20) as here:
         assert await here.api().request(pids[0], 0)
         processes = [here.api() for _ in range(8)]
         answers = await asyncio.gather(*(processes[n % 8].request(pid, 0) for n, pid in enumerate(pids)))
@@ -86,7 +85,7 @@ async def test_processes_that_share_what_the_server_takes_at_a_time_have_no_erro
 async def test_admission_goes_on_in_a_fresh_run_and_loses_no_request() -> None:
     pids = [f"20.500/{n}" for n in range(40)]
     async with (
-        await dev_server("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=30") as server,
+        await dev_server({"limit.historyCount.suggestContinueAsNew": "30"}) as server,
         front(server.client, **ROOM_FOR_20) as here,
     ):
         api = here.api()
@@ -97,8 +96,8 @@ async def test_admission_goes_on_in_a_fresh_run_and_loses_no_request() -> None:
         assert described.raw_description.workflow_execution_info.first_run_id != described.run_id
 
 
-async def test_an_update_of_the_same_id_is_the_same_one(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a") as here:
+async def test_an_update_of_the_same_id_is_the_same_one(client: Client) -> None:
+    async with front(client, "a") as here:
         api = here.api()
         assert await api.request("a", 3)
         before = await here.room()
@@ -130,23 +129,21 @@ async def test_promises_outlive_worker_and_server(tmp_path: Any) -> None:
         await stack.stop()
 
 
-async def test_what_is_counted_later_takes_room_and_what_nobody_claims_does_not(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a", "b", **ROOM_FOR_20) as here:
+async def test_what_is_counted_later_takes_room_and_what_nobody_claims_does_not(client: Client) -> None:
+    async with front(client, "a", "b", **ROOM_FOR_20) as here:
         api = here.api()
         assert await api.request("a", 0)
         here.yard.lying = {"a": 15 * GIB, "stray": 4 * GIB}
         here.yard.claims = {"a": Claim(granted=GIB, found=15 * GIB)}
-        await server.client.execute_workflow(
-            ReconcileLandingZone.run, id="reconcile-landing-zone", task_queue=queues.CONTROL
-        )
+        await client.execute_workflow(ReconcileLandingZone.run, id="reconcile-landing-zone", task_queue=queues.CONTROL)
         assert not await api.request("b", 1)
         assert await api.request("b", 0)
         room = await here.room()
         assert (room.taken_bytes, room.others_bytes) == (20 * GIB, 4 * GIB)
 
 
-async def test_an_admission_that_was_lost_comes_back_with_what_was_promised(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a", "b", **ROOM_FOR_20) as here:
+async def test_an_admission_that_was_lost_comes_back_with_what_was_promised(client: Client) -> None:
+    async with front(client, "a", "b", **ROOM_FOR_20) as here:
         api = here.api()
         assert await api.request("a", 9)
         await here.admission.terminate()
@@ -170,8 +167,8 @@ async def test_an_admission_that_was_lost_comes_back_with_what_was_promised(serv
 # One upload, from the request to its end
 
 
-async def test_a_finalized_upload_is_kept_until_it_is_freed(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a", "b") as here:
+async def test_a_finalized_upload_is_kept_until_it_is_freed(client: Client) -> None:
+    async with front(client, "a", "b") as here:
         api = here.api()
         assert await api.request("a", 1)
         await api.admit_urls("a")
@@ -202,8 +199,8 @@ async def test_a_finalized_upload_is_kept_until_it_is_freed(server: WorkflowEnvi
             await api.abort("b")
 
 
-async def test_an_operator_may_let_the_owner_mend_what_was_finalized(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a") as here:
+async def test_an_operator_may_let_the_owner_mend_what_was_finalized(client: Client) -> None:
+    async with front(client, "a") as here:
         api = here.api()
         assert await api.request("a", 1)
         here.yard.lying["a"] = GIB
@@ -221,8 +218,8 @@ async def test_an_operator_may_let_the_owner_mend_what_was_finalized(server: Wor
         await api.abort("a")
 
 
-async def test_a_finalize_that_fails_says_why_and_can_be_repeated(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a", "unknown") as here:
+async def test_a_finalize_that_fails_says_why_and_can_be_repeated(client: Client) -> None:
+    async with front(client, "a", "unknown") as here:
         api = here.api()
         with pytest.raises(NothingUploaded):
             await api.finalize("unknown", WITH_JOB)
@@ -244,9 +241,9 @@ async def test_a_finalize_that_fails_says_why_and_can_be_repeated(server: Workfl
 
 
 async def test_a_new_upload_begins_with_nothing_and_one_that_goes_on_with_what_there_is(
-    server: WorkflowEnvironment,
+    client: Client,
 ) -> None:
-    async with front(server.client, "a", "b", "c") as here:
+    async with front(client, "a", "b", "c") as here:
         api = here.api()
         here.yard.lying = {"a": 5, "b": 5, "c": 5}
         here.yard.archiving.add("b")
@@ -263,8 +260,8 @@ async def test_a_new_upload_begins_with_nothing_and_one_that_goes_on_with_what_t
         assert (await here.upload("b").result()).outcome is UploadEnd.REFUSED
 
 
-async def test_an_abort_gives_room_back_at_once_and_may_be_repeated(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a", "b") as here:
+async def test_an_abort_gives_room_back_at_once_and_may_be_repeated(client: Client) -> None:
+    async with front(client, "a", "b") as here:
         api = here.api()
         await api.abort("unknown")
         assert await api.request("a", 0)
@@ -284,9 +281,9 @@ async def test_an_abort_gives_room_back_at_once_and_may_be_repeated(server: Work
 
 
 async def test_urls_are_given_to_whoever_asks_and_noted_once_in_a_while(
-    server: WorkflowEnvironment, monkeypatch: pytest.MonkeyPatch
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with front(server.client, "a") as here:
+    async with front(client, "a") as here:
         api = here.api()
         for _ in range(30):
             await api.admit_urls("a")
@@ -303,7 +300,7 @@ async def test_urls_are_given_to_whoever_asks_and_noted_once_in_a_while(
 async def test_an_upload_goes_on_in_fresh_runs_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "_NOTED_EVERY_S", 0)
     async with (
-        await dev_server("--dynamic-config-value", "limit.historyCount.suggestContinueAsNew=30") as server,
+        await dev_server({"limit.historyCount.suggestContinueAsNew": "30"}) as server,
         front(server.client, "a") as here,
     ):
         api = here.api()
@@ -339,12 +336,12 @@ async def test_an_upload_goes_on_in_fresh_runs_as_it_was(monkeypatch: pytest.Mon
         assert (await here.room()).datasets == 0
 
 
-async def test_no_url_while_the_dataset_is_being_archived(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a") as here:
+async def test_no_url_while_the_dataset_is_being_archived(client: Client) -> None:
+    async with front(client, "a") as here:
         api = here.api()
         assert await api.request("a", 0)
         # Only that it runs matters, so anything will do.
-        archive = await server.client.start_workflow("Anything", id=names.archive_workflow("a"), task_queue="nobody's")
+        archive = await client.start_workflow("Anything", id=names.archive_workflow("a"), task_queue="nobody's")
         for closed in (api.admit_urls("a"), api.request("a", 0)):
             with pytest.raises(BeingArchived):
                 await closed
@@ -352,8 +349,8 @@ async def test_no_url_while_the_dataset_is_being_archived(server: WorkflowEnviro
         await api.admit_urls("a")
 
 
-async def test_time_that_is_up_while_an_upload_is_being_finalized_drops_nothing(server: WorkflowEnvironment) -> None:
-    async with front(server.client, "a", upload_reservation_hours=0.5 / 3600) as here:
+async def test_time_that_is_up_while_an_upload_is_being_finalized_drops_nothing(client: Client) -> None:
+    async with front(client, "a", upload_reservation_hours=0.5 / 3600) as here:
         api = here.api()
         here.yard.gates["close_upload"] = asyncio.Event()
         assert await api.request("a", 0)
