@@ -78,7 +78,8 @@ class Row:
                     return None
                 return self.ends if self.behind else stopped
             case Mishap.CANCELLED:
-                return self.ends if self.behind or self.step in LAST_WORDS or self.ends is stopped else stopped
+                late = self.behind or self.step in LAST_WORDS | ALL_COPIED or self.ends is stopped
+                return self.ends if late else stopped
             case Mishap.CROSSED if self.step not in ON_THE_SPOT:
                 return None
             case Mishap.CROSSED:
@@ -117,6 +118,9 @@ CALM = {*UNDO, "release_block", "release_recall", "name_blocks", "deliver_outcom
 
 LAST_WORDS = {*UNDO, "deliver_outcome", "finish_job", "name_blocks"}
 """When they run it has ended already, well or not."""
+
+ALL_COPIED = {"release_recall"}
+"""Steps that are cancelled when every datablock is copied: then nothing is left to cancel."""
 
 _RETRIEVAL = (RetrievalActivities, RestoringActivities)
 _APART = (ConsistencyActivities, ExpiringActivities, UploadActivities)

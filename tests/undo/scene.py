@@ -20,7 +20,7 @@ from domain.lifecycle import JobType, Phase
 from domain.orders import DatasetOrder, VerifyPolicy, Writing
 from tests.lab import Lab, eventually, some_bytes
 from tests.undo.mishaps import Mishap, Mishaps, Seen, Strike
-from tests.undo.rows import End
+from tests.undo.rows import ALL_COPIED, End
 
 FILES = {f"movie{n}.tif": some_bytes(3_000 + n, n) for n in range(3)}
 """Two datablocks."""
@@ -101,6 +101,8 @@ class Scene:
                 strike.released.set()
                 await handle.signal("retry")
             case Mishap.CANCELLED:
+                if strike.step in ALL_COPIED:
+                    await eventually(lambda: _all_delivered(handle))
                 await handle.cancel()
                 progress = await handle.query("progress")
                 if await _is_to_be_cancelled(handle, strike.step):
@@ -290,6 +292,11 @@ async def _is_to_be_cancelled(handle: WorkflowHandle[Any, Any], step: str) -> bo
     requested = PendingActivityState.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED
     pending = (await handle.describe()).raw_description.pending_activities
     return any(p.activity_type.name == step and p.state == requested for p in pending)
+
+
+async def _all_delivered(handle: WorkflowHandle[Any, Any]) -> bool:
+    progress = await handle.query("progress")
+    return progress["states"].get("delivered") == progress["blocks_total"]
 
 
 async def _insists(strike: Strike, job: WorkflowHandle[Any, Any]) -> bool:
