@@ -313,7 +313,7 @@ async def skipping() -> AsyncGenerator[WorkflowEnvironment]:
 
 
 _shared: list[WorkflowEnvironment] = []
-"""The server of this process. It ends with it."""
+"""The server of this process, which `end_shared_server` ends."""
 
 
 @asynccontextmanager
@@ -330,6 +330,12 @@ async def namespace() -> AsyncGenerator[Client]:
     yield await Client.connect(
         server.service_client.config.target_host, namespace=name, data_converter=pydantic_data_converter
     )
+
+
+def end_shared_server() -> None:
+    """When the tests of this process are over; left alone it would stay behind."""
+    while _shared:
+        asyncio.run(_shared.pop().shutdown())
 
 
 async def dev_server(settings: Mapping[str, str] = MappingProxyType({})) -> WorkflowEnvironment:

@@ -7,7 +7,15 @@ import pytest
 
 from cli.ports import Ports
 from cli.stack import Stack
+from tests.fakes.stage import end_shared_server
 from tests.lab import QUICK, Lab, visit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporal_server() -> Generator[None]:
+    """No server of the workflow tests outlives them."""
+    yield
+    end_shared_server()
 
 
 @pytest.fixture(scope="session")
