@@ -725,9 +725,7 @@ class ArchiveDataset(DatasetWorkflow):
         return DatasetOutcome(pid=self.order.pid, status=end.outcome, error_class=end.error_class, message=end.message)
 
     async def _go_forward(self, end: EndDataset, superseded_key: str) -> DatasetOutcome:
-        """It was archived before this workflow knew: the steps on the spot of its last workflow task are forgotten when
-        a cancel meets that task, and not undone.
-        """
+        """Archived by steps on the spot that this workflow forgot, since a cancel met their task (decision 10)."""
         assert self._looked is not None and self._planned is not None  # noqa: S101, PT018 - pushed after the plan
         self.too_late(end)
         return await self._commit_and_free(self._looked, self._planned, superseded_key)

@@ -129,9 +129,8 @@ class DatasetWorkflow:
 
         The job is told at once that its places count as cancelled. Too late for that, it hears how the dataset ended.
         """
-        if self.paused_by == f"job {job_id}":
-            # Nobody else would know that it has to be resumed.
-            self.resume()
+        # Nobody else would know that it has to be resumed.
+        self.resume(f"job {job_id}")
         if self.committed or self._outcome:
             self._say_too_late(f"job {job_id} was cancelled")
             return

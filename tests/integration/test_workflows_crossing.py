@@ -31,6 +31,14 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Stage]:
         yield stage
 
 
+async def about_to_end(stage: Stage, kind: JobType = JobType.ARCHIVE) -> WorkflowHandle[Any, Any]:
+    """Start job 1 and hold the step on the spot in which its dataset tells it the end."""
+    stage.world.hold("deliver_outcome")
+    job = await stage.start_job("1", kind)
+    await stage.world.reached("deliver_outcome")
+    return job
+
+
 async def passed_on(job: WorkflowHandle[Any, Any]) -> None:
     """Wait until a job's dataset has been sent a signal."""
 
@@ -48,9 +56,7 @@ async def was_refused(dataset: Dataset) -> bool:
 
 async def test_a_dataset_that_has_told_its_end_is_not_held_by_a_job_that_is_paused(stage: Stage) -> None:
     stage.world.job("1", "a")
-    stage.world.hold("deliver_outcome")
-    job = await stage.start_job("1")
-    await stage.world.reached("deliver_outcome")
+    job = await about_to_end(stage)
     await job.signal("pause")
     await passed_on(job)
     stage.world.let_go("deliver_outcome")
@@ -86,9 +92,7 @@ async def test_a_paused_job_that_leaves_a_dataset_does_not_end_the_pause_of_some
 
 async def test_a_job_that_is_cancelled_does_not_take_back_what_is_archived(stage: Stage) -> None:
     stage.world.job("1", "a")
-    stage.world.hold("deliver_outcome")
-    job = await stage.start_job("1")
-    await stage.world.reached("deliver_outcome")
+    job = await about_to_end(stage)
     await job.cancel()
     await passed_on(job)
     stage.world.let_go("deliver_outcome")
@@ -117,9 +121,7 @@ async def test_nor_does_it_say_cancelled_of_what_was_committed_by_a_worker_that_
 
     monkeypatch.setattr(stage.world.state, "put_outcome", put_unless_it_dies)
     stage.world.job("1", "a")
-    stage.world.hold("deliver_outcome")
-    job = await stage.start_job("1")
-    await stage.world.reached("deliver_outcome")
+    job = await about_to_end(stage)
     await job.cancel()
     await passed_on(job)
     stage.world.hold("finish_job")
@@ -152,9 +154,7 @@ async def test_what_a_worker_commits_that_was_thought_dead_is_not_freed(stage: S
 async def test_what_is_retrieved_is_not_said_to_have_failed(stage: Stage) -> None:
     stage.world.job("1", "a", kind="retrieve")
     stage.world.held["a"].without_tape = True
-    stage.world.hold("deliver_outcome")
-    job = await stage.start_job("1", JobType.RETRIEVE)
-    await stage.world.reached("deliver_outcome")
+    job = await about_to_end(stage, JobType.RETRIEVE)
     dataset = stage.retrieving("a")
     await dataset.cancel()
     stage.world.let_go("deliver_outcome")
@@ -171,10 +171,8 @@ async def test_a_job_that_was_told_of_a_success_is_not_told_otherwise(stage: Sta
     """Of a retrieval that finds everything there, all is one workflow task, and a cancel makes it forget all."""
     stage.world.job("1", "a", kind="retrieve")
     stage.world.held["a"].delivered = {0}
-    stage.world.hold("deliver_outcome")
     stage.world.hold("finish_job")
-    job = await stage.start_job("1", JobType.RETRIEVE)
-    await stage.world.reached("deliver_outcome")
+    job = await about_to_end(stage, JobType.RETRIEVE)
     dataset = stage.retrieving("a")
     await dataset.cancel()
     stage.world.let_go("deliver_outcome")
